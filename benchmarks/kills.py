@@ -217,6 +217,8 @@ def _metrics_of(folder: Path) -> list[tuple[str, int]]:
 
 def end_of(folder: Path) -> dict[str, Any]:
     """Return what is compared of the newest run in a folder."""
+    from equal_rows import varies  # tests/support/equal_rows.py
+
     from lrflow.runs import newest_checkpoint
     from lrflow.training.checkpoint_file import read_checkpoint
 
@@ -224,7 +226,7 @@ def end_of(folder: Path) -> dict[str, Any]:
     newest = newest_checkpoint(run)
     assert newest is not None
     with (run / "metrics.csv").open(newline="") as file:
-        rows = [{name: value for name, value in row.items() if "time" not in name} for row in csv.DictReader(file)]
+        rows = [{name: value for name, value in row.items() if not varies(name)} for row in csv.DictReader(file)]
     summary = json.loads((run / "summary.json").read_text())
     summary.pop("seconds")
     found: dict[str, Any] = {"rows": rows, "summary": summary, "step": newest.name}

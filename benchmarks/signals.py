@@ -35,6 +35,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 copies: Any = importlib.import_module("copies")  # tests/support/copies.py
+varies: Any = importlib.import_module("equal_rows").varies
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PHASES = ("start", "setup", "step", "accumulation", "save", "validation", "test")
@@ -178,7 +179,7 @@ def start(words: list[str], cwd: Path, cold: bool, **environment: str) -> Any:
 def state(folder: Path) -> tuple[Any, dict[str, torch.Tensor], str]:
     """Return what two equal runs have in common: rows without times, the last weights, the status."""
     with (folder / "metrics.csv").open(newline="") as file:
-        rows = [{key: value for key, value in row.items() if key != "train/step_time"} for row in csv.DictReader(file)]
+        rows = [{key: value for key, value in row.items() if not varies(key)} for row in csv.DictReader(file)]
     last = torch.load(max(folder.glob("checkpoints/step-*.ckpt")), weights_only=True)
     return (
         rows,

@@ -18,6 +18,7 @@ import copies
 import numpy as np
 import pytest
 import torch
+from equal_rows import varies
 
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.loggers.comet import FOLDER
@@ -40,7 +41,7 @@ def only_run(folder: Path) -> Path:
 def rows(run: Path, *without: str) -> list[dict[str, str]]:
     """metrics.csv without the step times, which no two runs share."""
     with (run / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "train/step_time"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if not varies(k)} for row in csv.DictReader(file)]
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:

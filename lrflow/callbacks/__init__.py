@@ -2,6 +2,5 @@
 
 from lrflow.callbacks.early_stopping import EarlyStopping
 from lrflow.callbacks.ends import early_ends, time_limit
-from lrflow.callbacks.throughput import Throughput
 
-__all__ = ["EarlyStopping", "Throughput", "early_ends", "time_limit"]
+__all__ = ["EarlyStopping", "early_ends", "time_limit"]

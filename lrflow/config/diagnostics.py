@@ -54,7 +54,7 @@ ANSWERS = {
     r"(?:task\.)?(?:run|run_dir|ckpt|ckpt_path|checkpoint|checkpoint_path)": "task.from=RUN or resume=RUN name a run",
     r"(?:model\.|trainer\.)?label_smoothing": "did you mean model.loss.label_smoothing?",
     r"data\.augment(?:\..+)?": "augment=flip_crop mirrors and shifts images",
-    r"trainer\.callbacks?|callback": "callbacks=throughput, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
+    r"trainer\.callbacks?|callback": "callbacks=timer, or callbacks.NAME._target_=my_pkg.Watch trust=my_pkg",
 }
 """Keys of other frameworks without a counterpart of a similar name, and what to do instead."""
 

@@ -253,10 +253,12 @@ class Health(Section):
 
 
 class Signals(Section):
-    """What a run measures of its groups besides their LRs; see `lrflow.training.group_norms`."""
+    """What a run measures besides loss, LRs and step times; see `lrflow.training.signals`."""
 
     every: f.Interval | None = None
     """Interval between measurements of the norms of gradients, weights and updates; None: never."""
+    machine: bool = False
+    """Whether to log throughput, the time that steps wait for data, and memory."""
 
 
 class Scaling(Section):

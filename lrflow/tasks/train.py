@@ -310,7 +310,7 @@ def prepare(
     if averaging := averaging_of(config.average, length):
         report(averaging.describe())
     report_advice(config, plan, length, report)
-    signals = Signals(plan, config.trainer.log_every, norms_interval(config, length))
+    signals = Signals(plan, config.trainer.log_every, norms_interval(config, length), config.signals.machine)
     watched = Watched(trainer, data, plan, folder.path, config.seed, signals, length)
     monitors = build_monitors(config, watched)
     for line in filter(None, (monitor.describe() for monitor in monitors)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from lrflow.training.group_norms import GroupNorms
+
+DATA_TIME = "train/data_time"
+"""Column of the seconds of a step for which the process waited for data."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Block:
             skipped steps.
         grad_norm: the norm of all gradients before clipping; [n], float64.
         seconds: wall time since the previous step; [n], float64.
+        data_seconds: the part of it for which the process waited for data; [n], float64. None: it is not measured.
         planned: the plan's LR; [n, groups], float64.
         actual: the LR the optimizer used; [n, groups], float64.
         estimate: the factor of the LR from an optimizer that estimates its LR, NaN for groups of other optimizers;
             [n, groups], float64. None if no optimizer estimates its LR.
         settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
         norms: norms of each group at some of the steps; None: they are not measured.
+        machine: what these steps together took of the machine, by column (see `Machine`); empty: it is not measured.
         skipped: whether `training_step` returned None for every batch of the step, which then has no loss and no
             gradient; [n], or one value for all, bool.
     """
@@ -40,7 +46,9 @@ class Block:
     actual: np.ndarray
     estimate: np.ndarray | None = None
     settings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    data_seconds: np.ndarray | None = None
     norms: GroupNorms | None = None
+    machine: Mapping[str, float] = field(default_factory=dict)
     skipped: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
 
     def __post_init__(self) -> None:
@@ -80,27 +88,29 @@ class Block:
         """Yield the rows of consecutive steps with the same columns: `step` and a value per column.
 
         Args:
-            columns: of every step: loss, gradient norm, time, the LR of each group, and other scheduled settings.
+            columns: of every step: loss, gradient norm, time, the LR of each group, other scheduled settings, and
+                estimates of the LR.
             names: the plan's groups.
         """
         values = [self.loss, self.grad_norm, self.seconds.round(6), self.actual, self.planned, *self.settings.values()]
+        columns = list(columns)
         if self.estimate is not None:
             estimating = ~np.isnan(self.estimate[0])
             values += [self.estimate[:, estimating], self.effective[:, estimating]]
+        if self.data_seconds is not None:
+            columns.insert(3, DATA_TIME)
+            values.insert(3, self.data_seconds.round(6))
         rows = [[self.first + index, *row] for index, row in enumerate(np.column_stack(values).tolist())]
         for index in np.flatnonzero(self.skipped):
             rows[index][1] = None  # no loss, unlike a NaN loss
-        if self.norms is None or not len(self.norms.rows):
-            yield list(columns), rows
-            return
-        also = self.norms.columns(names)
-        measured = np.column_stack(list(also.values()))
-        further = {
-            int(row): [None if value != value else value for value in values]  # NaN: not defined there
-            for row, values in zip(self.norms.rows, measured.tolist(), strict=True)
-        }
-        for is_measured, indices in groupby(range(len(self)), further.__contains__):
-            if is_measured:
-                yield [*columns, *also], [[*rows[index], *further[index]] for index in indices]
-            else:
-                yield list(columns), [rows[index] for index in indices]
+        further: dict[int, dict[str, float | None]] = defaultdict(dict)  # at some of the steps
+        if self.norms is not None:
+            also = self.norms.columns(names)
+            measured = np.column_stack(list(also.values())).tolist()
+            for row, cells in zip(self.norms.rows.tolist(), measured, strict=True):
+                defined = [None if cell != cell else cell for cell in cells]
+                further[row] |= zip(also, defined, strict=True)
+        if self.machine:
+            further[len(self) - 1] |= self.machine
+        for more, indices in groupby(range(len(self)), lambda index: tuple(further.get(index, ()))):
+            yield [*columns, *more], [[*rows[index], *further[index].values()] for index in indices]

@@ -1,21 +1,15 @@
-"""Lightning's loops, changed so that the plan's steps end the run and epochs are as long as the data.
-
-Gradients of a short accumulation window are averaged over its real batches.
-"""
+"""Lightning's loops, changed so that the plan's steps end the run and epochs are as long as the data."""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning import Callback
 from pytorch_lightning.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from pytorch_lightning.loops.fetchers import _DataFetcher
-from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
@@ -24,6 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
 from lrflow.errors import LrflowError
+from lrflow.training.accumulation import AccumulationWindows
 from lrflow.training.manual_optimization import ManualOptimizers, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.state import random_state, set_random_state
@@ -180,48 +175,6 @@ class ValidationLoop(_EvaluationLoop):
                 callback.after_validation_end(self.trainer, self.trainer.lightning_module)
 
 
-class AccumulationWindows(_AutomaticOptimization):
-    """Accumulation windows in which batches may be missing: a `collate_fn` may return None for a batch.
-
-    Lightning (2.6.6) decides by the index of a batch. If the first batch of a window is missing, it adds the window's
-    gradients to those of the previous step; if the last is missing, it skips the step.
-
-    Attributes:
-        is_open: whether there are gradients without their step yet.
-    """
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        super().__init__(trainer)
-        self.is_open = False
-
-    def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Train on a batch, and make the step if it is the last of its window."""
-        result = super().run(optimizer, batch_idx, kwargs)
-        self.is_open = self.trainer.fit_loop._should_accumulate()
-        return result
-
-    def close(self, batch_idx: int) -> None:
-        """Make the step of a window whose last batches are missing, with the gradients collected so far.
-
-        Raises:
-            LrflowError: there are several devices, which exchange gradients in the backward pass of the last batch.
-        """
-        if self.trainer.world_size > 1:
-            raise LrflowError(
-                f"step {self.trainer.global_step}: the last batch of an accumulation window was None or skipped, and "
-                "several devices exchange their gradients in its backward pass: give every window its last batch"
-            )
-        self.is_open = False
-        loss = torch.zeros(())  # a placeholder: without a loss, gradient scalers would skip the step
-        self._optimizer_step(batch_idx, lambda: loss)
-
-    def _make_zero_grad_fn(self, batch_idx: int, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
-        """Return the function that clears the previous step's gradients; None after the first batch of a window."""
-        if self.is_open:
-            return None
-        return super()._make_zero_grad_fn(batch_idx - batch_idx % self.trainer.accumulate_grad_batches, optimizer)
-
-
 class EpochLoop(_TrainingEpochLoop):
     """The loop over the batches of an epoch, with any number of batches, and over the validations in it.
 
@@ -229,6 +182,7 @@ class EpochLoop(_TrainingEpochLoop):
         steps_per_epoch: optimizer steps per epoch in the plan; None if unknown.
         validates_at_end: whether to validate at the end of the run.
         validations: when to validate before the end of the run; None: Lightning decides.
+        waited: seconds for which this process has waited for training batches so far.
     """
 
     automatic_optimization: AccumulationWindows
@@ -240,6 +194,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.steps_per_epoch: int | None = None
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None
+        self.waited = self._fetching = 0.0
         self._has_warned = False
         self._steps_before = 0  # steps before this batch
         self._stepped = True  # whether the last batch made a step
@@ -279,6 +234,20 @@ class EpochLoop(_TrainingEpochLoop):
         """Start an epoch, with a new accumulation window."""
         super().reset()
         self.automatic_optimization.is_open = False
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        """Start the loaders of an epoch, with their workers."""
+        waited, started = self.waited, time.perf_counter()
+        super().on_run_start(data_fetcher)
+        self.waited = waited + time.perf_counter() - started  # batches that are fetched here count once
+
+    def _on_before_fetch(self) -> None:
+        super()._on_before_fetch()
+        self._fetching = time.perf_counter()
+
+    def _on_after_fetch(self) -> None:
+        self.waited += time.perf_counter() - self._fetching
+        super()._on_after_fetch()
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Train on a batch.
@@ -364,37 +333,3 @@ class EpochLoop(_TrainingEpochLoop):
             steps = self.global_step if self._stepped else None
             due = times.after_batch(self.batch_progress.current.ready, int(batches), steps)
         return (due or trainer.should_stop) and super()._should_check_val_fx(data_fetcher)
-
-
-class WindowMean(Callback):
-    """Scales the gradients of a short accumulation window to the mean over its batches.
-
-    Lightning (2.6.6) divides every loss by the number of batches of a full window. A window is short at the end of an
-    epoch that does not divide evenly, and if `training_step` skips a batch. Full windows are unchanged, bit for bit.
-    The callback has to come before those that read gradients.
-
-    Args:
-        accumulate: number of batches of a full window.
-    """
-
-    def __init__(self, accumulate: int) -> None:
-        self._accumulate, self._batches = accumulate, 0
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Count a batch with a loss."""
-        self._batches += 1
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Scale the gradients of a short window."""
-        batches, self._batches = self._batches, 0
-        if not 0 < batches < self._accumulate or trainer.strategy.handles_gradient_accumulation:
-            return
-        weight = self._accumulate / batches
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.requires_grad:  # of a second-order optimizer
-                    parameter.grad = parameter.grad * weight
-                elif parameter.grad is not None:
-                    parameter.grad.mul_(weight)

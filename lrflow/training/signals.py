@@ -21,6 +21,7 @@ from lrflow.plan.table import setting_columns
 from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.group_norms import RunMeter
+from lrflow.training.machine import machine_use
 from lrflow.training.metric_reading import MeanLoss
 
 
@@ -39,9 +40,10 @@ class Signals(Callback, FollowsPlan):
         plan: the plan of the run.
         every: number of steps between two readings.
         norms_every: number of steps between measurements of each group's norms (see `RunMeter`); None: none.
+        machine: whether to log what the steps take of the machine (see `machine_use`), and their time waiting for data.
     """
 
-    def __init__(self, plan: Plan, every: int, norms_every: int | None = None) -> None:
+    def __init__(self, plan: Plan, every: int, norms_every: int | None = None, machine: bool = False) -> None:
         self._plan = plan
         self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
         self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
@@ -53,6 +55,7 @@ class Signals(Callback, FollowsPlan):
         self._parameters: list[torch.nn.Parameter] = []
         self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module stepped itself in this step
         self._norms_every = norms_every
+        self._machine = machine
         self._meter: RunMeter | None = None
         self._meter_state: Mapping[str, Any] = {}  # of the checkpoint from which the run is resumed
         self._trained = False  # whether any step of the run had a gradient
@@ -95,6 +98,8 @@ class Signals(Callback, FollowsPlan):
             for one in member_optimizers(self._optimizer).values() if manual else [self._optimizer]:
                 one.register_step_post_hook(self._record_rates_after)
         self._seconds: list[float] = []
+        self._data_seconds: list[float] = []
+        self._waited: float = trainer.fit_loop.epoch_loop.waited  # type: ignore[attr-defined]
         self._skipped: list[bool] = []
         self._last_step = trainer.global_step
         self._clock = self._read_at = time.perf_counter()
@@ -183,6 +188,10 @@ class Signals(Callback, FollowsPlan):
         now = time.perf_counter()
         self._seconds.append(now - self._clock)
         self._clock = now
+        if self._machine:
+            waited: float = trainer.fit_loop.epoch_loop.waited  # type: ignore[attr-defined]
+            self._data_seconds.append(waited - self._waited)
+            self._waited = waited
         # On several devices only the count decides, so that all of them read at the same step.
         if self._count == self._every or (trainer.world_size == 1 and now - self._read_at > 1.0):
             self.flush(trainer)
@@ -249,12 +258,14 @@ class Signals(Callback, FollowsPlan):
             actual=used[:, self._group_indices],
             estimate=self._take_estimates(),
             settings=self._take_settings(),
+            data_seconds=np.array(self._data_seconds) if self._machine else None,
             norms=self._meter.take()[0] if self._meter else None,
+            machine=machine_use(trainer, self._count, sum(self._seconds)) if self._machine else {},
             skipped=np.array(self._skipped),
         )
         self._last_step += self._count
         self._count = 0
-        for collected_values in (self._rates, self._rates_after, self._feedback, self._seconds):
+        for collected_values in (self._rates, self._rates_after, self._feedback, self._seconds, self._data_seconds):
             collected_values.clear()
         self._skipped.clear()
         self._read_at = time.perf_counter()

@@ -25,10 +25,11 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.launch import check_port
 from lrflow.plan import PlanChangedWarning
 from lrflow.schedules import Duration, Horizon
+from lrflow.training.accumulation import WindowMean
 from lrflow.training.agreement import connect_restarted
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.interrupt import Launcher, NoHandlers
-from lrflow.training.loops import FitLoop, WindowMean
+from lrflow.training.loops import FitLoop
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.parameters import CoverageCheck
 

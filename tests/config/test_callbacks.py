@@ -11,14 +11,14 @@ EARLY = "callbacks.a._target_=pytorch_lightning.callbacks.EarlyStopping"
 
 
 def test_several_options_are_chosen_at_once() -> None:
-    config = compose(["callbacks=[throughput,timer]", "fast=true", "callbacks.timer=null"])
-    assert config.choices["callbacks"] == "[throughput,timer]"
-    assert [*config.callbacks.nodes()] == ["throughput"]
+    config = compose(["callbacks=[early_stopping,timer]", "fast=true", "callbacks.timer=null"])
+    assert config.choices["callbacks"] == "[early_stopping,timer]"
+    assert [*config.callbacks.nodes()] == ["early_stopping"]
     assert compose([]).callbacks.nodes() == {}
 
 
 WRONG = {
-    ("callbacks=[throughput,timr]",): ("callbacks", "did you mean callbacks=timer?"),
+    ("callbacks=[early_stopping,timr]",): ("callbacks", "did you mean callbacks=timer?"),
     ("callbacks.timer.duration=3",): ("callbacks.timer._target_", "add callbacks=timer"),
     ("callbacks.mine.x=3",): ("callbacks.mine._target_", "such as pytorch_lightning.callbacks.Timer"),
     ("callbacks=timer", "callbacks.timre=null"): ("callbacks.timre", "did you mean callbacks.timer?"),

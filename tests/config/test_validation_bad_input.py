@@ -42,7 +42,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         {"model.label_smoothing": "model.loss.label_smoothing"},
     ),
     "a run by another word": (["task=evaluate", "task.run=x"], {"task.run": "task.from=RUN"}),
-    "callbacks of the trainer": (["trainer.callbacks=[x]"], {"trainer.callbacks": "callbacks=throughput"}),
+    "callbacks of the trainer": (["trainer.callbacks=[x]"], {"trainer.callbacks": "callbacks=timer"}),
     "a key of analyze": (["task=analyze", "task.magin=3%"], {"task.magin": "did you mean task.margin?"}),
     "a key of a rule": (["layers={rules: [{name: a, mach: '*'}]}"], {"layers.rules[0].mach": "layers.rules[0].match?"}),
     "a key of a moved setting": (

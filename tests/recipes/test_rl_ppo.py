@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from equal_rows import varies
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
@@ -252,7 +253,7 @@ def ppo(folder: Path, *overrides: str) -> Path:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
-        return [{key: row[key] for key in row if key != "train/step_time"} for row in csv.DictReader(file)]
+        return [{key: row[key] for key in row if not varies(key)} for row in csv.DictReader(file)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from equal_rows import varies
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -96,6 +97,7 @@ class Options:
     monitor: str | None = "val/loss"
     log_every: int = 4
     norms_every: int | None = 3  # an interruption may fall into a pair of measured steps
+    machine: bool = True
     batch_size: int = 16
     val_size: int = 32
     drop_last: bool = False
@@ -224,9 +226,7 @@ class Run:
         """Return the rows of metrics.csv as text, without the columns that differ between equal runs."""
         with (self.folder / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        return [
-            {key: value for key, value in row.items() if not (timeless and key == "train/step_time")} for row in rows
-        ]
+        return [{key: value for key, value in row.items() if not (timeless and varies(key))} for row in rows]
 
     def column(self, name: str) -> list[float]:
         """Return the numbers of one column, without empty cells."""
@@ -287,7 +287,7 @@ def build(
         branches = resumed.branched(horizon, options.how, groups, options.schedule, settings)
     plan = compile_branched(groups, options.schedule, horizon, branches, settings)
     record, blocks = Recorder(), Blocks()
-    signals = Signals(plan, options.log_every, options.norms_every)
+    signals = Signals(plan, options.log_every, options.norms_every, options.machine)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         horizon,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from equal_rows import varies
 
 from lrflow.cli import main
 from lrflow.runs import RunFolder
@@ -169,4 +170,4 @@ def test_invalid_margins_are_reported(margin: str, folder: Path, capsys: pytest.
 
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "train/step_time"} for row in csv.DictReader(file)]
+        return [{key: value for key, value in row.items() if not varies(key)} for row in csv.DictReader(file)]

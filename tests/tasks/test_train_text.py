@@ -80,7 +80,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
 def test_a_language_model_is_measured_used_and_exported_from_the_run_alone(
     lrflow: Command, license: Path, tmp_path: Path
 ) -> None:
-    own = ["data.file=license.txt", "data.val_size=20%", "trainer.max_epochs=2", "callbacks=throughput"]
+    own = ["data.file=license.txt", "data.val_size=20%", "trainer.max_epochs=2"]
     done = lrflow(*SHORT, *own, "output=runs", "trainer.log_every=1")
     assert done.returncode == 0, done.stderr
     assert "license.txt: 1 document, cut into parts, 6,001 tokens" in done.stdout

@@ -91,10 +91,10 @@ def test_callbacks_of_several_options_and_a_users_own_are_resumed_exactly(
     mine: Any, run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = [f"callbacks.{name}._target_=my_callbacks.Counts" for name in ("one", "ten")]
-    folder = run("callbacks=[throughput,timer]", *own, "callbacks.ten.by=10")
+    folder = run("callbacks=[early_stopping,timer]", *own, "callbacks.ten.by=10")
     assert "callbacks:" not in capsys.readouterr().out  # every state is in the checkpoint
     names = mine.ORDER[0]
-    assert names.index("Signals") < names.index("Throughput") < names.index("Timer") < names.index("Counts")
+    assert names.index("Signals") < names.index("EarlyStopping") < names.index("Timer") < names.index("Counts")
     assert names[-1] == "Checkpoints"
     whole = read_checkpoint(RunFolder(folder).checkpoints / "step-0000008.ckpt")
     (folder / "checkpoints" / "step-0000008.ckpt").unlink()
@@ -103,8 +103,10 @@ def test_callbacks_of_several_options_and_a_users_own_are_resumed_exactly(
     states = [{key: one["callbacks"][key] for key in ("Counts1", "Counts10")} for one in (whole, again)]
     assert states == [{"Counts1": {"count": 8}, "Counts10": {"count": 80}}] * 2
     config = compose([f"resume={folder}"], earlier=True)
-    assert config.choices["callbacks"] == "[throughput,timer]"
-    assert "callbacks.throughput, callbacks.timer" in str(ineligible_because(compose(["callbacks=[throughput,timer]"])))
+    assert config.choices["callbacks"] == "[early_stopping,timer]"
+    assert "callbacks.early_stopping, callbacks.timer" in str(
+        ineligible_because(compose(["callbacks=[early_stopping,timer]"]))
+    )
 
 
 def test_state_that_no_checkpoint_holds_is_named_before_the_run(

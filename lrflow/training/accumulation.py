@@ -1,0 +1,90 @@
+"""Accumulation windows in which batches may be missing: their gradients are means over the batches that they have."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
+
+from lrflow.errors import LrflowError
+
+
+class AccumulationWindows(_AutomaticOptimization):
+    """Accumulation windows in which batches may be missing: a `collate_fn` may return None for a batch.
+
+    Lightning (2.6.6) decides by the index of a batch. If the first batch of a window is missing, it adds the window's
+    gradients to those of the previous step; if the last is missing, it skips the step.
+
+    Attributes:
+        is_open: whether there are gradients without their step yet.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
+        self.is_open = False
+
+    def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        """Train on a batch, and make the step if it is the last of its window."""
+        result = super().run(optimizer, batch_idx, kwargs)
+        self.is_open = self.trainer.fit_loop._should_accumulate()
+        return result
+
+    def close(self, batch_idx: int) -> None:
+        """Make the step of a window whose last batches are missing, with the gradients collected so far.
+
+        Raises:
+            LrflowError: there are several devices, which exchange gradients in the backward pass of the last batch.
+        """
+        if self.trainer.world_size > 1:
+            raise LrflowError(
+                f"step {self.trainer.global_step}: the last batch of an accumulation window was None or skipped, and "
+                "several devices exchange their gradients in its backward pass: give every window its last batch"
+            )
+        self.is_open = False
+        loss = torch.zeros(())  # a placeholder: without a loss, gradient scalers would skip the step
+        self._optimizer_step(batch_idx, lambda: loss)
+
+    def _make_zero_grad_fn(self, batch_idx: int, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
+        """Return the function that clears the previous step's gradients; None after the first batch of a window."""
+        if self.is_open:
+            return None
+        return super()._make_zero_grad_fn(batch_idx - batch_idx % self.trainer.accumulate_grad_batches, optimizer)
+
+
+class WindowMean(Callback):
+    """Scales the gradients of a short accumulation window to the mean over its batches.
+
+    Lightning (2.6.6) divides every loss by the number of batches of a full window. A window is short at the end of an
+    epoch that does not divide evenly, and if `training_step` skips a batch. Full windows are unchanged, bit for bit.
+    The callback has to come before those that read gradients.
+
+    Args:
+        accumulate: number of batches of a full window.
+    """
+
+    def __init__(self, accumulate: int) -> None:
+        self._accumulate, self._batches = accumulate, 0
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Count a batch with a loss."""
+        self._batches += 1
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Scale the gradients of a short window."""
+        batches, self._batches = self._batches, 0
+        if not 0 < batches < self._accumulate or trainer.strategy.handles_gradient_accumulation:
+            return
+        weight = self._accumulate / batches
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.requires_grad:  # of a second-order optimizer
+                    parameter.grad = parameter.grad * weight
+                elif parameter.grad is not None:
+                    parameter.grad.mul_(weight)

@@ -1,0 +1,38 @@
+"""What the steps of a run take of its machine: their throughput, and memory."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+
+from lrflow.memory import peak_memory
+from lrflow.training.trainer import Trainer
+
+STEPS, SAMPLES, TOKENS = (f"throughput/{what}_per_second" for what in ("steps", "samples", "tokens"))
+"""Columns of the throughput of all devices together."""
+
+PEAK = "memory/peak_gib"
+"""Column of the most memory that the first process has held so far: of its GPU, or of the machine."""
+
+
+def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, float]:
+    """Return what some steps took, by column: nothing waits for the device.
+
+    Args:
+        trainer: of the run. Samples are known if its horizon counts them, tokens if its data do.
+        steps: their number.
+        seconds: their wall time, without validations and checkpoints.
+    """
+    found: dict[str, float] = {}
+    if seconds > 0:
+        found[STEPS] = speed = steps / seconds
+        horizon = trainer.horizon if isinstance(trainer, Trainer) else None
+        if horizon and horizon.samples_per_step:
+            found[SAMPLES] = speed = speed * horizon.samples_per_step
+            if tokens := getattr(getattr(trainer, "datamodule", None), "tokens_per_example", None):
+                found[TOKENS] = speed * tokens
+    device = trainer.strategy.root_device
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+    if peak is not None:
+        found[PEAK] = peak / 2**30
+    return {column: float(f"{value:.6g}") for column, value in found.items()}

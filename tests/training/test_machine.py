@@ -1,0 +1,87 @@
+"""What steps take of the machine: throughput against the step times in the same file, waiting for data, memory."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+import lrflow.training.loops
+import lrflow.training.signals
+from lrflow.config import compose
+from lrflow.tasks import train as task
+from lrflow.training import machine
+from lrflow.training.block import DATA_TIME
+
+
+def test_the_throughput_is_that_of_the_steps_since_the_last_one(tmp_path: Path) -> None:
+    small = ["model=logistic", "trainer=cpu", "trainer.progress=false", "task.test=false", "data.batch_size=128"]
+    steps = ["trainer.max_steps=10", "trainer.log_every=4", "trainer.val_every=10 steps"]
+    folder = task.run(compose([*small, *steps, f"output={tmp_path}"]))["folder"]
+    rows = [row for row in csv.DictReader((Path(folder) / "metrics.csv").open()) if row["train/loss"]]
+    assert len(rows) == 10  # it has no rows of its own
+    start = 0
+    for step, row in enumerate(rows):
+        assert 0 < float(row[DATA_TIME]) < float(row["train/step_time"])
+        if row[machine.STEPS]:
+            speed = (step + 1 - start) / sum(float(one["train/step_time"]) for one in rows[start : step + 1])
+            assert float(row[machine.STEPS]) == pytest.approx(speed, rel=1e-3)
+            assert float(row[machine.SAMPLES]) == pytest.approx(128 * speed, rel=1e-3)
+            start = step + 1
+    assert start == 10
+
+
+def test_the_memory_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "peak_memory", lambda: 3 * 2**29)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**31)
+    for kind, expected in (("cpu", 1.5), ("cuda", 2.0)):
+        trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(kind)))
+        assert machine.machine_use(trainer, 5, 2.0) == {machine.STEPS: 2.5, machine.PEAK: expected}
+    monkeypatch.setattr(machine, "peak_memory", lambda: None)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    assert machine.machine_use(trainer, 1, 0.0) == {}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_time_of_fetching_is_waiting_for_data(
+    known: bool, train: Any, tmp_path: Path, points: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of loaders without a reliable length, of which a batch is fetched ahead, before the first step."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    for module in (lrflow.training.loops, lrflow.training.signals):
+        monkeypatch.setattr(module, "time", clock)
+
+    def collate(examples: Any) -> Any:
+        clock.now += 0.25
+        return torch.utils.data.default_collate(examples)
+
+    class Slow(points):  # type: ignore[misc]
+        def train_dataloader(self) -> Any:
+            rows = super().train_dataloader().dataset
+            examples = [(rows[index][0].squeeze(), rows[index][1].squeeze()) for index in range(0, 104)]
+            return DataLoader(examples if known else Stream(examples), 16, collate_fn=collate)
+
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __init__(self, examples: Any) -> None:
+            self.examples = examples
+
+        def __iter__(self) -> Any:
+            return iter(self.examples)
+
+    class Work(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            clock.now += 1.0
+
+    run = train(tmp_path, data=Slow(), callbacks=[Work()], accumulate=2, val_every="4 steps", max_steps=8)
+    windows = [2, 2, 2, 1, 2, 2, 2, 1]
+    fetched = windows if known else [2, 2, 2, 0, 3, 2, 2, 0]
+    assert run.column(DATA_TIME) == [0.25 * batches for batches in fetched]
+    assert run.column("train/step_time") == [a + 0.25 * b for a, b in zip(windows, fetched, strict=True)]
+    assert np.concatenate([block.data_seconds for block in run.blocks]).tolist() == run.column(DATA_TIME)
