@@ -21,7 +21,7 @@ SMALL = ["trainer=cpu", "trainer.progress=false", "model.widths=[8]"]
         [
             "schedule.warmup=500 steps",
             "average=ema",
-            "callbacks=[early_stopping,device_stats,throughput]",
+            "callbacks=[early_stopping,device_stats]",
             "trainer.accumulate_grad_batches=4",
             "trainer.max_time=1 s",
             "logger=tensorboard",

@@ -85,3 +85,7 @@ def test_the_time_of_fetching_is_waiting_for_data(
     assert run.column(DATA_TIME) == [0.25 * batches for batches in fetched]
     assert run.column("train/step_time") == [a + 0.25 * b for a, b in zip(windows, fetched, strict=True)]
     assert np.concatenate([block.data_seconds for block in run.blocks]).tolist() == run.column(DATA_TIME)
+    block = next(one for one in run.blocks if len(one) > 1)
+    parts = [block.part(block.first, block.first + 1), block.part(block.first + 1, block.first + len(block))]
+    assert [len(part.data_seconds) for part in parts] == [1, len(block) - 1]
+    assert [part.machine for part in parts] == [{}, block.machine]
