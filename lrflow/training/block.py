@@ -33,7 +33,7 @@ class Block:
             [n, groups], float64. None if no optimizer estimates its LR.
         settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
         norms: norms of each group at some of the steps; None: they are not measured.
-        machine: what these steps together took of the machine, by column (see `machine_use`); empty: it is not measured.
+        machine: what these steps took of the machine, by column (see `machine_use`); empty: it is not measured.
         skipped: whether `training_step` returned None for every batch of the step, which then has no loss and no
             gradient; [n], or one value for all, bool.
     """

@@ -20,6 +20,8 @@ from lrflow.tasks import train as task
 from lrflow.training import machine
 from lrflow.training.block import DATA_TIME
 
+WORK, FETCH = 2**-4, 2**-6  # seconds per batch
+
 
 def test_the_throughput_is_that_of_the_steps_since_the_last_one(tmp_path: Path) -> None:
     small = ["model=logistic", "trainer=cpu", "trainer.progress=false", "task.test=false", "data.batch_size=128"]
@@ -59,7 +61,7 @@ def test_the_time_of_fetching_is_waiting_for_data(
         monkeypatch.setattr(module, "time", clock)
 
     def collate(examples: Any) -> Any:
-        clock.now += 0.25
+        clock.now += FETCH
         return torch.utils.data.default_collate(examples)
 
     class Slow(points):  # type: ignore[misc]
@@ -77,13 +79,13 @@ def test_the_time_of_fetching_is_waiting_for_data(
 
     class Work(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
-            clock.now += 1.0
+            clock.now += WORK
 
     run = train(tmp_path, data=Slow(), callbacks=[Work()], accumulate=2, val_every="4 steps", max_steps=8)
     windows = [2, 2, 2, 1, 2, 2, 2, 1]
     fetched = windows if known else [2, 2, 2, 0, 3, 2, 2, 0]
-    assert run.column(DATA_TIME) == [0.25 * batches for batches in fetched]
-    assert run.column("train/step_time") == [a + 0.25 * b for a, b in zip(windows, fetched, strict=True)]
+    assert run.column(DATA_TIME) == [FETCH * batches for batches in fetched]
+    assert run.column("train/step_time") == [WORK * a + FETCH * b for a, b in zip(windows, fetched, strict=True)]
     assert np.concatenate([block.data_seconds for block in run.blocks]).tolist() == run.column(DATA_TIME)
     block = next(one for one in run.blocks if len(one) > 1)
     parts = [block.part(block.first, block.first + 1), block.part(block.first + 1, block.first + len(block))]
