@@ -13,10 +13,10 @@ from lrflow.training.block import Block
 from lrflow.training.findings import Finding
 from lrflow.training.monitor import Monitor
 
-SHARE = 200
-"""Detectors look at the history about this many times per run."""
+LOOKS = 100
+"""Detectors look at the history at most about this many times per run."""
 
-_LEAST_INTERVAL = 10
+_LEAST_INTERVAL = 25  # steps; a look costs as much as a part of a small model's step
 _QUIET = 3  # after this many looks without it, something counts as over, and may be found again
 
 
@@ -68,7 +68,7 @@ class Watch:
     def __init__(self, facts: Facts, detectors: Mapping[str, Detector]) -> None:
         self.history = History(facts)
         self.detectors = dict(detectors)
-        self._every = max(_LEAST_INTERVAL, facts.steps // SHARE)
+        self._every = max(_LEAST_INTERVAL, facts.steps // LOOKS)
         self._quiet: dict[str, int] = {}  # looks without it since it was found, for each kind that is not over
         for kind, detector in self.detectors.items():
             detector.kind = kind

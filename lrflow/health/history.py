@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -52,42 +52,35 @@ class Facts:
     losses: bool = True
 
 
-@dataclass
 class Bins:
-    """Statistics of one series over equal parts of the run.
+    """Statistics of one series over equal parts of the run, of the values that are finite.
 
     Args:
         width: steps per bin.
-        count: finite values per bin.
-        total: their sums.
-        low: their minima.
-        high: their maxima.
+
+    Attributes:
+        count: values per bin; [bins], int64; 0 in parts of the run that are still to come.
+        total: their sums; [bins], float64.
+        low: their minima; [bins], float64.
+        high: their maxima; [bins], float64.
     """
 
-    width: int
-    count: list[int] = field(default_factory=list)
-    total: list[float] = field(default_factory=list)
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.count, self.total, self.low, self.high = _empty()
 
     def add(self, steps: np.ndarray, values: np.ndarray) -> None:
-        """Add the values of steps, which are in order; values that are not finite are left out."""
+        """Add the values of steps, which are in order."""
         finite = np.isfinite(values)
-        steps, values = steps[finite] // self.width, values[finite]
-        if not len(steps):
-            return
-        while len(self.count) <= steps[-1]:
-            self.count.append(0)
-            self.total.append(0.0)
-            self.low.append(np.inf)
-            self.high.append(-np.inf)
-        edges = np.flatnonzero(np.diff(steps)) + 1
-        for part, at in zip(np.split(values, edges), steps[np.r_[0, edges]].tolist(), strict=True):
-            self.count[at] += len(part)
-            # One after the other: a sum by pairs would depend on where blocks end.
-            self.total[at] = float(np.cumsum([self.total[at], *part])[-1])
-            self.low[at] = min(self.low[at], float(part.min()))
-            self.high[at] = max(self.high[at], float(part.max()))
+        bins, values = steps[finite] // self.width, values[finite]
+        while len(bins) and bins[-1] >= len(self.count):  # the run is longer than planned
+            own = (self.count, self.total, self.low, self.high)
+            self.count, self.total, self.low, self.high = map(np.concatenate, zip(own, _empty(), strict=True))
+        # One value after the other: a sum by pairs would depend on where blocks end.
+        np.add.at(self.total, bins, values)
+        np.add.at(self.count, bins, 1)
+        np.minimum.at(self.low, bins, values)
+        np.maximum.at(self.high, bins, values)
 
     @property
     def steps(self) -> np.ndarray:
@@ -97,8 +90,12 @@ class Bins:
     @property
     def means(self) -> np.ndarray:
         """The mean of each bin with values; [n], float64."""
-        some = np.flatnonzero(self.count)
-        return np.array(self.total)[some] / np.array(self.count)[some]
+        some = self.count > 0
+        return self.total[some] / self.count[some]
+
+
+def _empty() -> tuple[np.ndarray, ...]:
+    return np.zeros(BINS, dtype=np.int64), np.zeros(BINS), np.full(BINS, np.inf), np.full(BINS, -np.inf)
 
 
 class History:
@@ -190,14 +187,16 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the facts, as plain data and arrays."""
-        bins = {name: {**vars(one)} for name, one in self.bins.items()}
+        bins = {name: dict(vars(one)) for name, one in self.bins.items()}
         return {**{name: value for name, value in vars(self).items() if name != "facts"}, "bins": bins}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; the groups that it was measured of must be the same."""
         for name, value in state.items():
             setattr(self, name, value)
-        self.bins = {name: Bins(**one) for name, one in state["bins"].items()}
+        self.bins = {name: Bins(one["width"]) for name, one in state["bins"].items()}
+        for name, one in state["bins"].items():
+            vars(self.bins[name]).update(one)
         self.validations = [(step, metrics) for step, metrics in state["validations"]]
         self.sharpness = [(step, top, share) for step, top, share in state["sharpness"]]
 

@@ -34,20 +34,20 @@ def test_when_they_look(edges: list[int]) -> None:
     watch = Watch(Facts(4000), {"above": detector})
     for part in cut(block([0.0] * 1000), edges):
         assert not list(watch.extend(part))
-    assert detector.seen == list(range(20, 1001, 20))
+    assert detector.seen == list(range(40, 1001, 40))
 
 
 def test_what_lasts_is_found_once_and_what_comes_back_again() -> None:
     watch = Watch(Facts(1000), {"above": Above()})
-    loss = [2.0] * 100 + [0.0] * 20 + [2.0] * 20 + [0.0] * 40 + [2.0] * 20
+    loss = [2.0] * 100 + [0.0] * 50 + [2.0] * 50 + [0.0] * 75 + [2.0] * 25
     found = [finding.step for finding in watch.extend(block(loss))]
-    assert found == [10, 190]
+    assert found == [25, 300]
 
 
 def test_a_resumed_run_does_not_find_again_what_it_knows() -> None:
     first, second = (Watch(Facts(1000), {"above": Above()}) for _ in range(2))
     parts = cut(block([2.0] * 100), [50])
-    assert [one.step for one in first.extend(parts[0])] == [10]
+    assert [one.step for one in first.extend(parts[0])] == [25]
     second.load_state_dict(first.state_dict())
     assert not list(second.extend(parts[1]))
 

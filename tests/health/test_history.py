@@ -62,7 +62,8 @@ def test_the_history_stays_small_and_keeps_what_matters() -> None:
     np.testing.assert_array_equal(history.recent["loss"], run.loss[-WINDOW:])
     np.testing.assert_array_equal(history.recent["lr"], run.actual[-WINDOW:, 0])
     assert history.recent_steps[0] == STEPS - WINDOW
-    assert len(history.bins["loss"].count) <= BINS
+    assert len(history.bins["loss"].count) == BINS
+    assert len(history.bins["loss"].means) <= BINS
     assert history.not_finite == 3
     assert len(history.cosine) == MEASURED
     assert history.update_ratio.shape == (MEASURED, 2)

@@ -20,7 +20,6 @@ from lrflow.schedules import Horizon
         ("optimizer=momentum optimizer.lr=0.1 optimizer.momentum=0.8 schedule=constant", 0.1, 0.8, 0),
         ("optimizer=sgd optimizer.lr=1 schedule=step", 1.0, 0.0, 0),
         ("optimizer=rmsprop optimizer.lr=1e-3", 1e-3, 0.0, 20),
-        ("optimizer=muon", 0.02, 0.95, 20),
     ],
 )
 def test_facts(words: str, lr: float, momentum: float, warmup: int) -> None:
