@@ -118,6 +118,13 @@ def smoothed(loss: Floats, share: float = WINDOW) -> Floats:
     return np.where(bad[stop] > bad[start], np.inf, (total[stop] - total[start]) / (stop - start))
 
 
+def _mostly(true: np.ndarray) -> np.ndarray:
+    """Return for each step whether something is true at most of those before it within a share of the run."""
+    width = max(1, round(WINDOW * len(true)))
+    total = np.r_[np.zeros(width, int), np.cumsum(true)]
+    return (total[width:] - total[:-width]) * 2 > width
+
+
 def final(values: Floats) -> float:
     """Return the mean of the last validations."""
     return float(values[-max(1, round(LAST * len(values))) :].mean())
@@ -148,8 +155,7 @@ def _label(problem: Problem, run: Recorded, reference: Reference, annealed: Reco
     if not (np.isfinite(run.loss).all() and np.isfinite(values).all()):
         truth["nonfinite"] = True
         shown["nonfinite"] = int(np.argmin(np.isfinite(run.loss))) if not np.isfinite(run.loss).all() else run.steps
-    above = loss > ABOVE * reference.untrained_loss if has_loss else ~np.isfinite(loss)
-    above[: max(1, round(WINDOW * len(loss))) // 2] = False  # a mean of few steps
+    above = _mostly(~(run.loss <= ABOVE * reference.untrained_loss) if has_loss else ~np.isfinite(run.loss))
     if run.cell.illness == "none":
         if rate > reference.best_lr:
             truth["too_high"] = _beyond(regret) if lost else (False if regret <= SMALL else None)

@@ -176,7 +176,7 @@ PROBLEMS = (
     Problem(
         "charlm", "Shakespeare, transformer, AdamW", False,
         "recipe=charlm model.width=32 model.depth=2 model.heads=2 data.length=32 trainer.limit_val_batches=2"
-        " trainer.val_every=5% trainer.checkpoint.every=100%", 400, -5.5, 0.5,
+        " trainer.val_every=5% trainer.checkpoint.every=100%", 400, -5, 0.5,
         runs={"cosine": 1, "constant": 1},
     ),
     Problem(
@@ -192,19 +192,19 @@ PROBLEMS = (
     Problem(
         "passages", "kinds of plays, transformer, Adam", True,
         f"{_PASSAGES} model=transformer model.width=32 model.depth=1 model.heads=2 optimizer=adam"
-        " trainer.val_every=5%", 600, -6, 0,
+        " trainer.val_every=5%", 600, -5, 0,
         runs={"cosine": 1, "constant": 1},
     ),
     Problem(
         "ppo", "CartPole, PPO, Adam", True,
         "recipe=rl_ppo trainer.max_samples=20_480 data.val_episodes=5 data.test_episodes=2 trainer.val_every=10%",
-        640, -6, 0,
+        640, -5, 0,
         runs={"linear": 2}, metric="val/return", maximum=True,
     ),
     Problem(
         "finetune-vision", "fine-tuning, EfficientNet, AdamW", True,
         "recipe=finetune_vision data.size=32 data.examples=1200 data.val_size=300 data.test_examples=50"
-        " data.batch_size=8 trainer.val_every=10%", 150, -5.5, -1,
+        " data.batch_size=8 trainer.val_every=10%", 150, -5, -1,
         runs={"cosine": 1}, ill=_FROZEN, good=-3,
     ),
 )  # fmt: skip
