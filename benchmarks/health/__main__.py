@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from benchmarks.health.findings import Replay
 from benchmarks.health.labels import Label, label, write
 from benchmarks.health.problems import PROBLEMS, Problem
 from benchmarks.health.recorded import read_all
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.judge:
         labels = labels_of(PROBLEMS, chosen.runs)
         write(labels, chosen.runs / "labels.csv")
-        print(write_tables([Judged(one, speak(one.run)) for one in labels]))
+        replay = Replay(chosen.runs)
+        print(write_tables([Judged(one, speak(one.run), replay(one.run)) for one in labels]))
     return 0
 
 
