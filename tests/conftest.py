@@ -51,6 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
         until_the_end.enter_context(copies.ready(Path(folder)))
 
 
+def pytest_unconfigure() -> None:
+    """Leave all out of the garbage collections that pytest ends with, which take seconds after thousands of tests."""
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Each worker knows where."""

@@ -10,7 +10,6 @@ import pickle
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import textwrap
 import zipfile
@@ -196,12 +195,12 @@ KILLED = """
 """
 
 
-def test_a_killed_sweep_resumes_without_losing_or_repeating_trials(objective, here, capsys) -> None:
+def test_a_killed_sweep_resumes_without_losing_or_repeating_trials(objective, here, python, capsys) -> None:
     whole = objective(bowl)
     assert main(["-m", LR, "sweep.n_trials=5", "sweep.sampler=random"]) == 0
     words = [LR, "sweep.n_trials=5", "sweep.sampler=random", "hydra.sweep.dir=killed"]
-    script = [sys.executable, "-c", textwrap.dedent(KILLED), "-m", *words]
-    assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    (here / "swept.py").write_text(textwrap.dedent(KILLED))
+    assert python("swept.py", "-m", *words, cwd=here).wait(120) == -signal.SIGKILL
     journal = here / "killed" / JOURNAL
     with journal.open("ab") as file:
         file.write(b'{"op_code":5,"worker_i')  # as a write that was cut short leaves it

@@ -9,8 +9,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
@@ -196,11 +194,11 @@ KILLED = """
 """
 
 
-def test_a_sweep_killed_between_repeats_makes_exactly_the_missing_runs(objective, here) -> None:
+def test_a_sweep_killed_between_repeats_makes_exactly_the_missing_runs(objective, here, python) -> None:
     at = 4
     words = [LR, "sweep.n_trials=3", "sweep.sampler=random", "sweep.repeats=3", "hydra.sweep.dir=killed"]
-    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(at), "-m", *words]
-    assert subprocess.run(script, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    (here / "swept.py").write_text(textwrap.dedent(KILLED))
+    assert python("swept.py", str(at), "-m", *words, cwd=here).wait(120) == -signal.SIGKILL
     ran = objective(lambda config: config.optimizer.lr * (1 + config.seed))
     assert main(["-m", "sweep.resume=killed"]) == 0
     assert ran_as(ran) == [(job // 3, job % 3, job) for job in range(at, 9)]
