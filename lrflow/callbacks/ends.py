@@ -40,6 +40,8 @@ class TimeLimit(Callback):
         at_most: on several devices, the most steps between two decisions.
     """
 
+    outlives_rollbacks = True  # a rollback takes back steps, and no time
+
     def __init__(self, limit: str, then: End, over: Duration, at_most: int = 50) -> None:
         self.limit, self.then, self.over = limit, then, over
         self._seconds, self._at_most = seconds_of(limit), at_most

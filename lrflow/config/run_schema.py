@@ -228,6 +228,25 @@ class Detector(MonitorNode):
     """What the run does about it; None: as `health.action` says, if that makes sense for its kind."""
 
 
+class Recover(Section):
+    """How a run returns to an earlier state of its own; see `lrflow.training.rollback`."""
+
+    every: f.Interval = Duration.parse("2%")
+    """Interval between two snapshots of the state."""
+    keep: f.Count = 3
+    """Number of latest snapshots to keep in memory, besides the first one."""
+    cut: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.3
+    """Factor on the LR at each rollback that is put down to it."""
+    rewarm: f.Time = Duration.parse("2%")
+    """Length of the warmup to the LR that was cut."""
+    times: f.Count = 5
+    """Most rollbacks of a run; after them it ends as diverged."""
+
+
+Skip = Literal["batches", "none"]
+"""What becomes of the batches to which a rollback is put down."""
+
+
 class Health(Section):
     """Monitors of a run by name; null switches a monitor off."""
 
@@ -244,6 +263,16 @@ class Health(Section):
     """Monitor of the curvature relative to the LR."""
     diverging: Detector | None = None
     """Detector of a loss that rises and does not come back."""
+    recover: Recover = Field(default_factory=lambda: Recover.model_validate({}))
+    """How action=recover returns to an earlier state."""
+    skip: Annotated[Skip, f.one_of(*get_args(Skip))] = "batches"
+    """Whether batches to which a rollback is put down are left out when they are reached again."""
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the run returns to an earlier state where something is found."""
+        found = [*(getattr(self, name) for name in type(self).model_fields), *(self.__pydantic_extra__ or {}).values()]
+        return "recover" in (self.action, *(getattr(node, "action", None) for node in found))
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return `_target_` and arguments of each monitor by name."""

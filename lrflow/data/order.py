@@ -103,6 +103,13 @@ def is_ordered(loader: object) -> bool:
     )
 
 
+def start_at(loader: object, epoch: int, batch: int) -> None:
+    """Let the next pass through a loader in lrflow's order begin at a batch of an epoch, both from 0."""
+    for name in ("sampler", "batch_sampler"):
+        if isinstance(batches := getattr(loader, name, None), ShardedBatches):
+            batches.start_at(epoch, batch)
+
+
 @dataclass(frozen=True, eq=False)
 class Draws:
     """How often an epoch draws each example: in proportion to a weight, rounded up or down at random.
@@ -219,6 +226,10 @@ class ShardedBatches(Sampler[Any]):
     def rewind(self) -> None:
         """Begin the next pass at the first batch of its epoch, also after a resume."""
         self._resumed = (self.epoch, 0)
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Begin the next pass at a batch of an epoch; other epochs are whole."""
+        self.epoch, self._resumed = epoch, (epoch, batch)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; Lightning calls this before each epoch."""

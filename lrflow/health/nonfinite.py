@@ -61,7 +61,8 @@ class NonFinite(Monitor):
         what = f"the gradient norm is {norm}" if np.isfinite(loss) else f"the loss is {loss}"
         rates = ", ".join(f"{rate:.3g}" for rate in sorted({*block.actual[at].tolist()}))
         step = block.first + at
-        self._respond(f"step {step}: {what}, at LR {rates}", _DATA if step == 0 else _LR)
+        if not self._rolls_back(trainer, step, what):
+            self._respond(f"step {step}: {what}, at LR {rates}", _DATA if step == 0 else _LR)
 
     def before_save(self, trainer: pl.Trainer) -> None:
         """Check the weights, which the last step may have made infinite or NaN.
@@ -74,7 +75,9 @@ class NonFinite(Monitor):
         groups = trainer.optimizers[0].param_groups
         weights = [parameter.detach() for group in groups for parameter in group["params"]]
         if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
-            self._respond(f"after {trainer.global_step} steps: the weights are not finite", _LR)
+            what, steps = "the weights are not finite", trainer.global_step
+            if not self._rolls_back(trainer, steps - 1, what):
+                self._respond(f"after {steps} steps: {what}", _LR)
 
     def on_not_finite(self, trainer: pl.Trainer, names: Sequence[str]) -> None:
         """End the run rather than save such a state.
@@ -82,8 +85,16 @@ class NonFinite(Monitor):
         Raises:
             DivergedError: `action` is `stop`.
         """
-        if self._action == "stop":
-            self._respond(f"after {trainer.global_step} steps: not finite: {joined(names, 5)}", _LR)
+        what, steps = f"not finite: {joined(names, 5)}", trainer.global_step
+        if self._action == "stop" and not self._rolls_back(trainer, steps - 1, what):
+            self._respond(f"after {steps} steps: {what}", _LR)
+
+    def _rolls_back(self, trainer: pl.Trainer, step: int, what: str) -> bool:
+        """Request a rollback if the run can make one, and return whether it can."""
+        rollback = getattr(trainer, "rollback", None) if self._action == "stop" else None
+        if rollback is not None:
+            rollback.request(step, what, not_finite=True)
+        return rollback is not None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the checkpoint: whether it has warned already."""

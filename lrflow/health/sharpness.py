@@ -122,6 +122,7 @@ class Sharpness(Monitor):
                 reason = str(error).partition("\n")[0]
                 hint = "the loss has to be differentiated twice; leave out sharpness.every"
                 raise LrflowError(f"the sharpness cannot be measured: {reason}\n    {hint}") from error
+        self._measured = -1
         self.run.signals.restart_clock()
 
     def on_train_batch_start(

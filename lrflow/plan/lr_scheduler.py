@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,9 @@ class PlanChangedWarning(UserWarning):
 
 
 class PlanScheduler(LRScheduler):
-    """Writes `plan.lr(step) * feedback` into every parameter group; step it after each optimizer step.
+    """Writes `plan.lr(step) * feedback * recovery(step)` into every parameter group; step it after each optimizer step.
 
-    It also writes the scheduled settings of the plan, on which feedback has no effect.
+    It also writes the scheduled settings of the plan, on which these factors have no effect.
 
     It is a torch scheduler and works wherever those do (in Lightning with interval "step"). Unlike torch's own it
     leaves `optimizer.step` unwrapped, adds no `initial_lr`, and has no state but its step counter. The constructor
@@ -49,6 +49,7 @@ class PlanScheduler(LRScheduler):
         self._columns = _columns(optimizer, plan)
         self._settings = _settings(optimizer, plan, self._columns)
         self._feedback = 1.0
+        self._recovery: Callable[[np.ndarray], np.ndarray] | None = None
         self._move_to(0)
 
     @property
@@ -65,6 +66,22 @@ class PlanScheduler(LRScheduler):
     def feedback(self, factor: float) -> None:
         self._feedback = float(factor)
         self._write()
+
+    @property
+    def factor(self) -> float:
+        """What the planned LR of the current step is multiplied by: feedback and recovery."""
+        if self._recovery is None:
+            return self._feedback
+        return self._feedback * float(self._recovery(np.array([self.last_epoch]))[0])
+
+    def recover(self, factor: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Multiply the LRs by a factor of the step, from the current step on.
+
+        Args:
+            factor: takes steps [n] and returns factors [n], float64.
+        """
+        self._recovery = factor
+        self._move_to(self.last_epoch)
 
     def step(self, epoch: int | None = None) -> None:
         """Write the LRs of the next optimizer step.
@@ -95,12 +112,12 @@ class PlanScheduler(LRScheduler):
         self._move_to(self.last_epoch)
 
     def planned(self) -> list[float]:
-        """Return the planned LR of each parameter group at the current step, without feedback."""
-        return list(self._block[self.last_epoch - self._block_end])
+        """Return the planned LR of each parameter group at the current step, without feedback and recovery."""
+        return self.plan.lr(np.array([self.last_epoch]))[0, self._columns].tolist()
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the LR of each parameter group at the current step: plan times feedback."""
-        return [lr * self._feedback for lr in self.planned()]
+        """Return the LR of each parameter group at the current step: plan times feedback and recovery."""
+        return [lr * self._feedback for lr in self._block[self.last_epoch - self._block_end]]
 
     def get_last_lr(self) -> list[float | Tensor]:
         """Return the LR in each parameter group (copies of tensors)."""
@@ -130,7 +147,10 @@ class PlanScheduler(LRScheduler):
     def _fill_block(self) -> None:
         """Compute the rows of the next steps, from the current one on."""
         steps = np.arange(self.last_epoch, self.last_epoch + BLOCK)
-        self._block: list[list[float]] = self.plan.lr(steps)[:, self._columns].tolist()
+        rates = self.plan.lr(steps)[:, self._columns]
+        if self._recovery is not None:
+            rates = rates * self._recovery(steps)[:, None]
+        self._block: list[list[float]] = rates.tolist()
         self._block_end = self.last_epoch + BLOCK  # the row of a step is block[step - end]
         if self._settings:
             values = {name: self.plan.setting(name, steps) for name in self.plan.also}

@@ -28,6 +28,7 @@ from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError
 from lrflow.health.advice import report_advice
 from lrflow.health.monitors import build_monitors
+from lrflow.health.recover import make_rollback
 from lrflow.launch import rank
 from lrflow.layers import Group, merge
 from lrflow.loggers.loggers import close_loggers
@@ -67,6 +68,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_checks import compared_fingerprint
 from lrflow.training.resume_source import branch_point, read_resumed
+from lrflow.training.rollback import Rollback
 from lrflow.training.trainer import Trainer, build_trainer, check_launched, validate_every
 from lrflow.training.trainer_options import lightning_options, profiler_of
 
@@ -326,7 +328,8 @@ def prepare(
         "data": compared_fingerprint(data, resumed.data if resumed and trainer.is_global_zero else None),
         "preprocessing": preprocessing_of(data),
     }
-    checkpoints = _checkpoints(config, folder, length, groups, extra, resumed)
+    rollback = make_rollback(config, length, folder, resumed.path if resumed else None, report)
+    checkpoints = _checkpoints(config, folder, length, groups, extra, resumed, rollback)
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
     watching: list[pl.Callback] = [watched.findings, *monitors] if monitors else []
     facts |= {"findings": watched.findings.records} if monitors else {}
@@ -353,6 +356,7 @@ def _checkpoints(
     groups: Sequence[Group],
     extra: dict[str, Any],
     resumed: Resumed | None,
+    rollback: Rollback | None,
 ) -> Checkpoints:
     saving = config.trainer.checkpoint
     return Checkpoints(
@@ -370,6 +374,7 @@ def _checkpoints(
         extra=extra,
         source=resumed.path if resumed else None,
         broken=resumed.broken if resumed and resumed.is_of(folder) else (),
+        rollback=rollback,
     )
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
+from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
 
 from lrflow.errors import LrflowError
+
+_SKIPPED = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
+"""Lightning's warning, which would name the wrong reason for a batch that is left out."""
 
 
 class AccumulationWindows(_AutomaticOptimization):
@@ -27,6 +31,14 @@ class AccumulationWindows(_AutomaticOptimization):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.is_open = False
+
+    def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
+        """Compute the loss of a batch; none if the batch is left out, as if the module's own step returned None."""
+        guard, train = self.trainer.step_guard, partial(super()._training_step, kwargs)  # type: ignore[attr-defined]
+        if guard is None or not guard.is_active(self.trainer):
+            return train()
+        Closure.warning_cache.add(_SKIPPED)
+        return guard.train(self.trainer, next(iter(kwargs.values())), train) or ClosureResult(None)
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
         """Train on a batch, and make the step if it is the last of its window."""
@@ -69,6 +81,10 @@ class WindowMean(Callback):
 
     def __init__(self, accumulate: int) -> None:
         self._accumulate, self._batches = accumulate, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start with a new window, also after a rollback within one."""
+        self._batches = 0
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Count a batch with a loss."""

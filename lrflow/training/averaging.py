@@ -79,6 +79,7 @@ class WeightAverages:
             state: what `state_dict` returned.
             step: steps of the run so far.
         """
+        self._entered = 0
         if not state["entered"]:
             return
         averages = state["averages"]

@@ -194,6 +194,11 @@ class Best:
             self._unwritten = new.step, self._claimed
         self._kept = list(self._earlier)
 
+    def drop_unsaved(self) -> None:
+        """Forget what was validated and has no file: the state of its step is gone."""
+        self._candidate = self._unwritten = None
+        self._kept = list(self._written)
+
     @property
     def sources(self) -> set[int | None]:
         """Steps of the checkpoints that are among the best and have no copy yet: they must not be deleted."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.config.checkpoint_names import NamePattern
@@ -29,9 +28,9 @@ from lrflow.training.finite import not_finite, not_finite_in
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
 from lrflow.training.loops import AfterModuleHooks
-from lrflow.training.monitor import monitors
-from lrflow.training.signals import Signals
-from lrflow.training.state import UnsavedStateCheck, random_state, set_random_state
+from lrflow.training.monitor import look, monitors
+from lrflow.training.rollback import Rollback
+from lrflow.training.state import UnsavedStateCheck, random_states, set_random_state
 from lrflow.training.trainer import Trainer
 
 log = logging.getLogger("lrflow")
@@ -64,7 +63,10 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         best: number of best checkpoints to keep.
         name: pattern of their names; None: the default one, and only `best.ckpt` if one is kept.
         writes: whether checkpoints are written; False only checks that they could be loaded again.
+        rollback: takes snapshots at the same points; None: the run does not roll back.
     """
+
+    outlives_rollbacks = True  # the files are those that they were
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         best: int = 1,
         name: NamePattern | None = None,
         writes: bool = True,
+        rollback: Rollback | None = None,
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -90,7 +93,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._source, self._broken = source, list(broken)
         self._every_epochs = every.whole_epochs if every else None
         self._every = max(1, every.steps(horizon)) if every and not self._every_epochs else None
-        self._keep, self._writes = keep, writes
+        self._keep, self._writes, self._rollback = keep, writes, rollback
         self.stop = stop or StopRequest()
         self._agree_every = agree_every
         self._groups = [list(names) for names in groups]
@@ -107,23 +110,31 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._tolerated: list[str] | None = None  # tensors that are not finite when the run starts
         self._reported = False
         self._restored: dict[str, Any] | None = None
-        self._reset_batch_counter = self._must_repair = False
+        self._reset_batch_counter = self._must_repair = self._begun = False
         self._unsaved = UnsavedStateCheck()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the generators of a resumed run: after its iterator exists, before its first batch is loaded."""
-        self._step = trainer.global_step
-        self.stop.begin(trainer)
-        self.begin(pl_module)
-        if trainer.is_global_zero:
-            self._unsaved.begin(pl_module)
+        again = self._begun  # after a rollback
+        self._step, self._begun = trainer.global_step, True
+        if again:
+            self.stop.start_at(self._step)
+            self._due = self._due_best = False
+            self._best.drop_unsaved()
+        else:
+            self.stop.begin(trainer)
+            self.begin(pl_module)
+            if trainer.is_global_zero:
+                self._unsaved.begin(pl_module)
         if self._restored is not None:
             set_random_state(trainer.fit_loop.random_state or self._restored)  # type: ignore[attr-defined]
             trainer.fit_loop.random_state = self._restored = None  # type: ignore[attr-defined]
             drop_rows_from(trainer, trainer.global_step)
-            self._must_repair = trainer.is_global_zero
-            self._saved_step = trainer.global_step
+            self._must_repair = trainer.is_global_zero and not again
+            self._saved_step = -1 if again else trainer.global_step
             self._reset_batch_counter = True
+        if self._rollback:
+            self._rollback.begin(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the end of a run that has no step left, so that it is tested as if it had just been trained."""
@@ -174,14 +185,15 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if self._every and step % self._every == 0:
             self._due = True
         self._due |= self.stop.agreed_after_step(trainer, self._agree_every)
-        if self._due or self._due_best:
+        wanted = self._rollback is not None and self._rollback.is_due(step)
+        if wanted or self._due or self._due_best:
             loop = trainer.fit_loop.epoch_loop
             last = loop.batch_progress.is_last_batch or step == trainer.max_steps
             fetcher = trainer.fit_loop._data_fetcher
             assert fetcher is not None
             validates = loop._should_check_val_fx(fetcher) and sum(trainer.num_val_batches) > 0
             if not last and not validates:
-                self._save(trainer)
+                self._keep_state(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check whether this validation is the best so far."""
@@ -193,14 +205,20 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         """Save a checkpoint that waited for this validation, now that its side effects are undone."""
         self._due |= self.stop.agreed(trainer)
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
-        if (self._due or self._due_best) and self._at_boundary and not last:
-            self._save(trainer)
+        if self._at_boundary and not last:
+            self._keep_state(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if the end of this epoch is due, or if a checkpoint waited for it."""
         if self._every_epochs and (trainer.current_epoch + 1) % self._every_epochs == 0:
             self._due = True
         self._due |= self.stop.agreed(trainer)
+        self._keep_state(trainer)
+
+    def _keep_state(self, trainer: pl.Trainer) -> None:
+        """Take a snapshot and save, as far as they are due."""
+        if self._rollback and self._rollback.is_due(trainer.global_step):
+            self._rollback.take(trainer)
         if self._due or self._due_best:
             self._save(trainer)
 
@@ -212,6 +230,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         """
         if self._saved_step != trainer.global_step:
             self._save(trainer)
+            trainer.fit_loop.epoch_loop.check_rollback()  # type: ignore[attr-defined]
         if self._failure:
             raise LrflowError(f"{self.folder}: the last checkpoint could not be written: {self._failure.strerror}")
 
@@ -241,8 +260,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             "groups": self._groups,
             "accumulate": trainer.accumulate_grad_batches,
             "position": position.as_dict(),
-            "random": _random_states(trainer),
-            "end": _end(trainer),
+            "random": random_states(trainer),
+            "end": trainer.end if isinstance(trainer, Trainer) else None,
         }
         found = not_finite_in(checkpoint, self._groups, self._tolerated or ())
         self._not_finite = checkpoint["lrflow"]["not_finite"] = trainer.strategy.broadcast(found)
@@ -305,23 +324,27 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint; if that fails, earlier ones remain and the run continues."""
+        look(trainer)
+        if self._rollback and self._rollback.is_pending:
+            return
         self._saves_best = self._best.claim(trainer.global_step, self._due_best)
         self._due = self._due_best = False
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Signals):
-                callback.flush(trainer)
-        for monitor in monitors(trainer):
-            monitor.before_save(trainer)
         self._unsaved.at_save(trainer.lightning_module)
         path = self.folder / name_of_step(trainer.global_step)
         self._failure = None
         if isinstance(checkpoint_io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             checkpoint_io.spare = self._spare
         try:
+            if self._rollback and self._writes and trainer.is_global_zero:
+                self._rollback.write()
+            content = trainer._checkpoint_connector.dump_checkpoint()
+            if self._rollback and self._rollback.is_pending:  # something in it is not finite
+                return
             if self._writes:
-                trainer.save_checkpoint(path)
+                trainer.strategy.save_checkpoint(content, path)
+                trainer.strategy.barrier("after a save")
             else:
-                encode(trainer._checkpoint_connector.dump_checkpoint())
+                encode(content)
         except OSError as error:
             self._failure = error
             if self._saves_best:
@@ -357,11 +380,16 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             broken = self.folder / self._broken.pop()
             if broken != path and broken.exists():
                 set_aside(broken)
+        for abandoned in checkpoints_in(self.folder) if self._rollback else ():
+            if step_of(abandoned) > step_of(path):  # the run went back to an earlier step
+                abandoned.unlink(missing_ok=True)
         if self._keep is not None:
             for old in checkpoints_in(self.folder)[: -self._keep]:
                 if step_of(old) not in {self._finite_step, *self._best.sources}:
                     old.unlink(missing_ok=True)
         remove_parts(self.folder)
+        if self._rollback:
+            self._rollback.clean_up()
         if self._saves_best or self._best.sources:
             self._best.write(path, self._spare)
 
@@ -376,20 +404,3 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             return broken
         needed = {self._finite_step, *self._best.sources}
         return [*broken, *(path for path in saved[: saved.index(newest)] if step_of(path) not in needed)]
-
-
-def _end(trainer: pl.Trainer) -> dict[str, Any] | None:
-    """Return what the end of a run needs after its last step, or None if it is not over."""
-    if not isinstance(trainer, Trainer) or not (trainer.should_stop or trainer.global_step >= trainer.max_steps > -1):
-        return None
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"ended_by": trainer.ended_by, "validated": trainer.is_last_step_validated, "metrics": metrics}
-
-
-def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
-    """Return the random states of every rank, in order, on every rank."""
-    states: list[Any] = [random_state()]
-    if trainer.world_size > 1:
-        states = [None] * trainer.world_size
-        torch.distributed.all_gather_object(states, random_state())
-    return states

@@ -98,6 +98,7 @@ class EvaluationWeights(Callback):
         if trainer.state.fn == "fit":
             self._restored = checkpoint["lrflow"].get("training")
             self._restored_averages = checkpoint["lrflow"].get("average")
+            self._estimated = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Switch to the training's weights; those of the checkpoint in a resumed run."""

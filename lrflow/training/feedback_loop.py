@@ -209,6 +209,7 @@ class BeforeSteps(FeedbackLoop):
             LrflowError: the strategy shards the weights.
         """
         super().on_train_start(trainer, pl_module)
+        self._step = -1
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             name = type(self.feedback).__name__.lower()
             raise LrflowError(f"feedback={name} needs whole weights, and {trainer.strategy} divides them")

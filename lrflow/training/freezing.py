@@ -80,12 +80,19 @@ class Freezing(Callback):
             raise ConfigError([Problem("trainer.sync_batchnorm", message, True, hint)])
         self._apply(self._step)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze again what a rollback has returned to before its first step."""
+        if trainer.global_step < self._step:
+            self._change(trainer)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Unfreeze the groups whose first step this is."""
-        if trainer.global_step < self._next:
-            return
+        if trainer.global_step >= self._next:
+            self._change(trainer)
+
+    def _change(self, trainer: pl.Trainer) -> None:
         self._apply(trainer.global_step)
         if isinstance(trainer.strategy, DDPStrategy):
             # DDP reduces only gradients of parameters that required one when it was built, so it is built again.
@@ -97,6 +104,7 @@ class Freezing(Callback):
 
     def _apply(self, step: int) -> None:
         """Unfreeze the groups that train at this step, and freeze the others."""
+        self._step = step
         for start, parameters in self._parameters.items():
             for parameter in parameters:
                 parameter.requires_grad_(start <= step)

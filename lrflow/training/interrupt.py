@@ -53,10 +53,14 @@ class StopRequest:
         Raises:
             StoppedError: a process was asked to stop while the run was set up.
         """
-        self._asked_at, self._asked_step, self._interval = time.monotonic(), trainer.global_step, 1
+        self.start_at(trainer.global_step)
         if self.agreed(trainer):
             assert self.signal is not None
             raise StoppedError(_unsaved(self.signal, trainer.global_step), self.exit_code)
+
+    def start_at(self, step: int) -> None:
+        """Ask again from this step on, which may be an earlier one."""
+        self._asked_at, self._asked_step, self._interval = time.monotonic(), step, 1
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Return whether any process was asked to stop; every process has to call it at the same place."""

@@ -54,7 +54,7 @@ class Position:
         progress = loop.epoch_loop.batch_progress
         epochs = loop.epoch_progress.current
         assert isinstance(epochs, _ProcessedTracker)
-        epoch, batch = epochs.started - 1, progress.current.ready
+        epoch, batch = max(0, epochs.started - 1), progress.current.ready  # no epoch has started before the first step
         if progress.is_last_batch or batch >= trainer.num_training_batches:
             return cls(epoch + 1, 0, progress.total.ready)
         return cls(epoch, batch, progress.total.ready)

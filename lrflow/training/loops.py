@@ -17,10 +17,12 @@ from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
+from lrflow.data.order import start_at
 from lrflow.errors import LrflowError
 from lrflow.training.accumulation import AccumulationWindows
 from lrflow.training.manual_optimization import ManualOptimizers, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
+from lrflow.training.rollback import RollbackDue
 from lrflow.training.state import random_state, set_random_state
 
 log = logging.getLogger("lrflow")
@@ -113,6 +115,7 @@ class FitLoop(_FitLoop):
         random_state: of a run that is resumed between two epochs, until it trains; else None. torch draws the seed of
             a loader's workers when an epoch starts, from the global generator unless the loader has one of its own. So
             the state is restored before that.
+        first_random_state: the one before the first epoch of this process; None: its loaders were not made yet.
     """
 
     epoch_loop: EpochLoop
@@ -122,9 +125,34 @@ class FitLoop(_FitLoop):
         self.epoch_loop = EpochLoop(trainer)
         self._data_source = _LoaderSource(None, "train_dataloader")
         self.random_state: dict[str, Any] | None = None
+        self.first_random_state: dict[str, Any] | None = None
+        self._start: tuple[int, int] | None = None
+
+    def run(self) -> None:
+        """Train to the end of the plan; where a rollback is due on the way, from an earlier state on."""
+        while True:
+            try:
+                return super().run()
+            except RollbackDue:
+                self.trainer.rollback.roll_back(self.trainer)  # type: ignore[attr-defined]
+
+    def rewind(self, epoch: int, batch: int) -> None:
+        """Drop the loaders and what belongs to this pass, so that `run` starts at a batch of an epoch, both from 0."""
+        if self._data_fetcher is not None:
+            self._data_fetcher.teardown()
+        self._data_fetcher = self._combined_loader = None
+        self._start = epoch, batch
+        self.epoch_loop.rewind()
+
+    def on_advance_end(self) -> None:
+        """End an epoch; roll back if its end has shown that this is due."""
+        super().on_advance_end()
+        self.epoch_loop.check_rollback()
 
     def setup_data(self) -> None:
         """Make the loaders, and start their first epoch."""
+        if self.first_random_state is None:
+            self.first_random_state = random_state()
         super().setup_data()
         if self.random_state is not None:
             self.random_state = random_state()
@@ -132,6 +160,11 @@ class FitLoop(_FitLoop):
     def _load_combined_loader_states(self) -> None:
         """Restore what is needed when the loaders exist and their first epoch has not started."""
         super()._load_combined_loader_states()
+        if self._start is not None and self._combined_loader is not None:
+            (epoch, batch), loaders = self._start, self._combined_loader.flattened
+            self._start = None
+            for loader in loaders:  # of several, the shorter ones restart within an epoch, so all do
+                start_at(loader, epoch, batch if len(loaders) == 1 else 0)
         if self.random_state is not None:
             set_random_state(self.random_state)
 
@@ -230,6 +263,17 @@ class EpochLoop(_TrainingEpochLoop):
         if self._is_validation_due() and not self.is_validated:
             self._validate()
 
+    def check_rollback(self) -> None:
+        """Roll back if that is due; the state of the run is that between two batches."""
+        if (rollback := self.trainer.rollback) is not None:  # type: ignore[attr-defined]
+            rollback.check(self.trainer)
+
+    def rewind(self) -> None:
+        """Forget what is known of this pass and in no checkpoint."""
+        self._validated, self._stepped, self._skip_next_val = -1, True, False
+        self.val_loop._has_run = False
+        self.automatic_optimization.is_open = False
+
     def reset(self) -> None:
         """Start an epoch, with a new accumulation window."""
         super().reset()
@@ -284,8 +328,10 @@ class EpochLoop(_TrainingEpochLoop):
         """Validate if that is due; logged rows carry the number of steps that were made."""
         if not self._should_accumulate():
             self._batches_that_stepped = max(0, self.global_step - 1)
+        self.check_rollback()
         super().on_advance_end(data_fetcher)
         self._batches_that_stepped = self.global_step
+        self.check_rollback()
 
     def _validate(self) -> None:
         """Validate as Lightning does after a batch; logged values belong to the last step, as there."""

@@ -151,9 +151,12 @@ class TrainingSteps(_ManualOptimization):
         for optimizer in optimizers:
             optimizer._on_before_step = lambda: profiler.start("optimizer_step")
             optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
-        output = super().run(kwargs)
-        for optimizer in optimizers:
-            optimizer.check_stepped()
+        guard = self.trainer.step_guard  # type: ignore[attr-defined]
+        output: dict[str, Any] = {}
+        if guard is None or not guard.leaves_out(self.trainer, next(iter(kwargs.values()))):
+            output = super().run(kwargs)
+            for optimizer in optimizers:
+                optimizer.check_stepped()
         self.optim_step_progress.increment_completed()
         self.trainer.lr_scheduler_configs[0].scheduler.step()  # type: ignore[call-arg]
         return output

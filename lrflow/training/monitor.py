@@ -122,3 +122,12 @@ class Monitor(Callback):
 def monitors(trainer: pl.Trainer) -> Iterator[Monitor]:
     """Return the monitors among a trainer's callbacks, in their order."""
     return (one for one in trainer.callbacks if isinstance(one, Monitor))  # type: ignore[attr-defined]
+
+
+def look(trainer: pl.Trainer) -> None:
+    """Let monitors see all steps so far and the state after them, before it is saved or kept."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Signals):
+            callback.flush(trainer)
+    for monitor in monitors(trainer):
+        monitor.before_save(trainer)

@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
+from torch.utils.hooks import RemovableHandle
 
 from lrflow.errors import LrflowError
 from lrflow.loggers.loggers import log_rows
@@ -45,14 +46,16 @@ class Signals(Callback, FollowsPlan):
 
     def __init__(self, plan: Plan, every: int, norms_every: int | None = None, machine: bool = False) -> None:
         self._plan = plan
-        self._columns = ["train/loss", "train/grad_norm", "train/step_time"]
-        self._columns += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
+        self._always = ["train/loss", "train/grad_norm", "train/step_time"]
+        self._always += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
         self._scheduled = setting_columns(plan)
-        self._columns += [title for _, _, title in self._scheduled]
+        self._always += [title for _, _, title in self._scheduled]
+        self._columns = self._always
         self._every = min(every, plan.horizon.steps)  # rows of the buffer
         self._count = 0
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []
+        self._hooks: list[RemovableHandle] = []
         self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module stepped itself in this step
         self._norms_every = norms_every
         self._machine = machine
@@ -80,7 +83,11 @@ class Signals(Callback, FollowsPlan):
         self._estimates: list[list[Any]] | None = [] if any("d" in group for group in groups) else None
         if self._estimates is not None:
             names = [name for name in self._plan.names if "d" in groups[group_of[name]]]
-            self._columns += [f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names]
+            self._columns = [
+                *self._always,
+                *(f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names),
+            ]
+        self._count = 0
         self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
         if self._norms_every is not None:
             self._meter = RunMeter(self._norms_every, groups, self._plan, self._every)
@@ -88,15 +95,17 @@ class Signals(Callback, FollowsPlan):
         self._loss = MeanLoss(pl_module.device)
         self._rates: list[list[Any]] = []
         self._rates_after: list[list[Any]] = []  # after each step
-        self._feedback: list[float] = []
+        self._factors: list[float] = []
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, PlanScheduler)
         self._scheduler = scheduler
         self._after: list[Any] | None = None
+        while self._hooks:  # of this run before a rollback
+            self._hooks.pop().remove()
         if not isinstance(groups[0]["lr"], torch.Tensor):  # copies of tensors would double the cost
             manual = not pl_module.automatic_optimization
             for one in member_optimizers(self._optimizer).values() if manual else [self._optimizer]:
-                one.register_step_post_hook(self._record_rates_after)
+                self._hooks.append(one.register_step_post_hook(self._record_rates_after))
         self._seconds: list[float] = []
         self._data_seconds: list[float] = []
         self._waited: float = trainer.fit_loop.epoch_loop.waited  # type: ignore[attr-defined]
@@ -141,8 +150,8 @@ class Signals(Callback, FollowsPlan):
         rates = (group["lr"] for group in self._groups)
         del self._rates[self._count :]
         self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
-        del self._feedback[self._count :]
-        self._feedback.append(self._scheduler.feedback)
+        del self._factors[self._count :]
+        self._factors.append(self._scheduler.factor)
         if self._setting_places:
             del self._settings[self._count :]
             self._settings.append([float(read_setting(group, setting)) for group, setting in self._setting_places])
@@ -248,7 +257,7 @@ class Signals(Callback, FollowsPlan):
         steps = np.arange(first, first + self._count)
         used = _numbers(self._rates[: self._count])
         after = used if isinstance(self._rates_after[0][0], torch.Tensor) else np.array(self._rates_after)
-        factor = np.array(self._feedback[: self._count])
+        factor = np.array(self._factors[: self._count])
         block = Block(
             first=first,
             loss=values[:, 0],
@@ -265,7 +274,7 @@ class Signals(Callback, FollowsPlan):
         )
         self._last_step += self._count
         self._count = 0
-        for collected_values in (self._rates, self._rates_after, self._feedback, self._seconds, self._data_seconds):
+        for collected_values in (self._rates, self._rates_after, self._factors, self._seconds, self._data_seconds):
             collected_values.clear()
         self._skipped.clear()
         self._read_at = time.perf_counter()
@@ -285,7 +294,7 @@ class Signals(Callback, FollowsPlan):
         self._after = [group["lr"] for group in self._groups]
 
     def _check(self, block: Block, rates: np.ndarray, factor: np.ndarray) -> None:
-        """Check that steps used the plan's LR times the feedback's factor, up to the rounding of float32."""
+        """Check that steps used the plan's LR times what multiplies it, up to the rounding of float32."""
         expected = block.planned * factor[:, None]
         differ = ~np.isclose(rates, expected, rtol=1e-6, atol=1e-38)
         if differ.any():

@@ -55,6 +55,15 @@ def random_state() -> dict[str, Any]:
     return state
 
 
+def random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """Return the random states of every rank, in order, on every rank."""
+    states: list[Any] = [random_state()]
+    if trainer.world_size > 1:
+        states = [None] * trainer.world_size
+        torch.distributed.all_gather_object(states, random_state())
+    return states
+
+
 def set_random_state(state: dict[str, Any]) -> None:
     """Restore every generator to a state from `random_state`."""
     version, internal, gauss_next = state["python"]

@@ -44,9 +44,13 @@ class Trainer(pl.Trainer):
         horizon: length of the run; None before `run_for`.
         cooldown: the `lrflow.training.cooldown.Cooldown` with which the run may end before its plan does; None: there
             is none.
+        rollback: the `lrflow.training.rollback.Rollback` that returns the run to earlier states; None: nothing does.
+        step_guard: its `lrflow.training.step_guard.StepGuard`; None: every batch is trained on.
     """
 
     cooldown: Any = None
+    rollback: Any = None
+    step_guard: Any = None
 
     fit_loop: FitLoop
 
@@ -95,6 +99,14 @@ class Trainer(pl.Trainer):
         """Whether the current weights were validated, or the run does not validate its end."""
         loop = self.fit_loop.epoch_loop
         return loop.is_validated or not loop.validates_at_end or not self.enable_validation
+
+    @property
+    def end(self) -> dict[str, Any] | None:
+        """What the end of a run needs after its last step, as plain data for a checkpoint; None: it is not over."""
+        if not (self.should_stop or self.global_step >= self.max_steps > -1):
+            return None
+        metrics = {name: float(value) for name, value in self.callback_metrics.items()}
+        return {"ended_by": self.ended_by, "validated": self.is_last_step_validated, "metrics": metrics}
 
     @property
     def should_stop(self) -> bool:

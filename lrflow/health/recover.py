@@ -1,0 +1,123 @@
+"""What a run changes when it rolls back: it leaves out batches that hold NaN, and cuts its LR where that diverges."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrflow.config import Config
+from lrflow.config.run_schema import Skip
+from lrflow.runs import RunFolder
+from lrflow.schedules import Horizon
+from lrflow.training.block import Block
+from lrflow.training.recovery import Recovery, Request, Response
+from lrflow.training.rollback import Rollback
+
+LOOKS_BACK = 50
+"""Steps whose losses tell how a loss that is not finite came about."""
+
+EXPLODES = 10.0
+"""A loss of more than so many times the usual one is no healthy one."""
+
+
+class Recover:
+    """Decides between batches that are at fault and an LR that is too high.
+
+    - The losses before one that is not finite were usual ones: a batch is at fault. The LR stays, and batches are
+      checked from the snapshot on, so that exactly those that are not finite are left out.
+    - They had exploded, or the batches were checked already: the LR is at fault. It is cut, and the run returns to a
+      state before the explosion; if the last rollback has led nowhere, to an earlier one than that did.
+    - A spike (`suspects`): the batches in question are left out, and the LR is cut as well.
+
+    Rolling back and leaving out batches after a spike is from PaLM (Chowdhery et al., 2022, arXiv 2204.02311).
+
+    Args:
+        cut: factor on the LR at each rollback that blames it.
+        rewarm: steps over which the LR then rises from 0.
+        times: the most rollbacks of a run.
+        skip: whether batches in question are left out.
+        margin: steps after a rollback within which another one means that it has led nowhere, and for which batches
+            are checked.
+        longest: the most steps of a block.
+    """
+
+    def __init__(self, cut: float, rewarm: int, times: int, skip: Skip, margin: int, longest: int = 50) -> None:
+        self.times = times
+        self._cut, self._rewarm, self._skip, self._margin = cut, rewarm, skip, margin
+        self._losses: deque[tuple[int, float]] = deque(maxlen=LOOKS_BACK + longest)
+
+    def observe(self, block: Block) -> None:
+        """Remember the losses of the latest steps."""
+        steps = np.arange(block.first, block.first + len(block))[~block.skipped]
+        self._losses.extend(zip(steps.tolist(), block.losses.tolist(), strict=True))
+
+    def respond(self, request: Request, past: Sequence[Recovery]) -> Response:
+        """Return what to change."""
+        before = [(step, loss) for step, loss in self._losses if step < request.since][-LOOKS_BACK:]
+        onset = self._onset(before)
+        last = past[-1] if past else None
+        again = last is not None and request.step <= last.step + self._margin
+        same = last is not None and request.step == last.step  # as where a gradient is not finite and the loss is
+        if request.not_finite and self._skip == "batches" and onset is None and (same or not again):
+            until = request.step + 1 + self._margin
+            return Response(request.since, guard=until, skip=[request.step] if same else ())
+        since = request.since if onset is None else min(onset, request.since)
+        if last is not None and again and last.factor < 1:
+            since = min(since, last.to - 1)
+        skip = range(request.since, request.step + 1) if request.suspects and self._skip == "batches" else ()
+        return Response(since, self._cut, self._rewarm, skip)
+
+    @staticmethod
+    def _onset(before: Sequence[tuple[int, float]]) -> int | None:
+        """Return the step at which the losses began to explode; None: they are usual ones up to the last."""
+        sizes = np.abs([loss for _, loss in before if math.isfinite(loss)])
+        if not len(sizes) or sizes[-1] <= EXPLODES * np.median(sizes[: max(1, len(sizes) // 2)]):
+            return None
+        usual = EXPLODES / 3 * np.quantile(sizes, 0.25)
+        return _first_of_run(before, usual)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"losses": [list(one) for one in self._losses]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the losses."""
+        self._losses.clear()
+        self._losses.extend((step, loss) for step, loss in state["losses"])
+
+
+def make_rollback(
+    config: Config, length: Horizon, folder: RunFolder, source: Path | None, report: Callable[[str], None]
+) -> Rollback | None:
+    """Return the callback that rolls a run back; None: its config has none.
+
+    Args:
+        config: of the run.
+        length: of the run without its cooldown.
+        folder: of the run.
+        source: the checkpoint that the run is resumed from; None: a new run.
+        report: is called with one line per rollback.
+    """
+    recover = config.health.recover
+    if recover is None or config.trainer.fast_dev_run:
+        return None
+    every, rewarm = max(1, recover.every.steps(length)), recover.rewarm.steps(length)
+    policy = Recover(recover.cut, rewarm, recover.times, config.health.skip, every, config.trainer.log_every)
+    return Rollback(policy, every, recover.keep, folder if folder.is_written else None, source, report)
+
+
+def _first_of_run(losses: Sequence[tuple[int, float]], above: float) -> int:
+    """Return the first step of the last steps whose losses are all larger, or not finite."""
+
+    def run() -> Iterator[int]:
+        for step, loss in reversed(losses):
+            if abs(loss) <= above:
+                return
+            yield step
+
+    return min(run())

@@ -1,0 +1,93 @@
+"""What a run that rolls back is asked, what it answers, and the record that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from lrflow.training.block import Block
+
+
+@dataclass
+class Recovery:
+    """One rollback of a run.
+
+    Args:
+        step: the step whose signals were evidence enough.
+        since: the first step that is in question.
+        to: the step that the run returned to.
+        factor: on the planned LR from there on; it includes earlier rollbacks.
+        rewarm: steps over which the LR rises from 0 to the planned one times the factor; 0: it is that at once.
+        reason: why, for people.
+        skipped: the steps, from there on, that made no update because their batches were left out.
+    """
+
+    step: int
+    since: int
+    to: int
+    factor: float
+    rewarm: int
+    reason: str
+    skipped: list[int] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to roll back, the same on every process.
+
+    Args:
+        step: the step whose signals are evidence enough.
+        since: the first step that is in question; the state before it is good.
+        reason: why, for people.
+        suspects: whether the batches of the steps in question are the likely cause, as of a spike.
+        not_finite: whether the loss, the gradient or the weights are not finite.
+    """
+
+    step: int
+    since: int
+    reason: str
+    suspects: bool = False
+    not_finite: bool = False
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a rollback changes.
+
+    Args:
+        since: the run returns to the newest snapshot of this step or an earlier one.
+        cut: factor on the LR besides those of earlier rollbacks.
+        rewarm: steps over which the LR rises to its new value.
+        skip: steps whose batches are left out.
+        guard: up to this step every batch is checked, and left out where it or its loss is not finite.
+    """
+
+    since: int
+    cut: float = 1.0
+    rewarm: int = 0
+    skip: Sequence[int] = ()
+    guard: int = 0
+
+
+class Policy(Protocol):
+    """Decides what a rollback changes; its state is that of the run, so it goes back with it."""
+
+    times: int
+    """The most rollbacks of a run."""
+
+    def observe(self, block: Block) -> None:
+        """Receive the signals of consecutive steps."""
+
+    def respond(self, request: Request, past: Sequence[Recovery]) -> Response:
+        """Return what to change; it may depend on nothing but the arguments and the steps up to the request's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

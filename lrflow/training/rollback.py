@@ -1,0 +1,364 @@
+"""Rollbacks: snapshots of a run's whole state, and the return to one of them within the same process.
+
+A rollback is a resume without a new process: the state is that of a checkpoint, and it is restored the same way.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torchmetrics import Metric
+
+from lrflow.display import counted
+from lrflow.errors import DivergedError, LrflowError
+from lrflow.files import remove_parts
+from lrflow.plan import PlanScheduler
+from lrflow.runs import RunFolder, is_snapshot, name_of_snapshot, step_of
+from lrflow.training.block import Block
+from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
+from lrflow.training.monitor import look
+from lrflow.training.recovery import Policy, Recovery, Request
+from lrflow.training.signals import Signals
+from lrflow.training.state import preserve_random_state, set_random_state
+from lrflow.training.step_guard import StepGuard
+
+log = logging.getLogger("lrflow")
+
+
+class RollbackDue(Exception):  # noqa: N818  # no error: it only leads out of Lightning's loops
+    """Raised between two batches, where the state of the run is whole; caught by the loop that runs the epochs."""
+
+
+@dataclass
+class Snapshot:
+    """The state of a run after some steps.
+
+    Args:
+        name: of its file.
+        content: that of a checkpoint, on the CPU, and shared with nothing.
+        is_written: whether the file exists.
+    """
+
+    name: str
+    content: dict[str, Any]
+    is_written: bool = False
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps made."""
+        return step_of(Path(self.name))
+
+
+class Rollback(Callback):
+    """Keeps snapshots of a run, and returns it to one of them on request, at most a number of times.
+
+    `Checkpoints` takes the snapshots, at the same points as checkpoints, and writes those that are not on the disk yet
+    beside each checkpoint, so that a run that is killed and resumed has the same ones. The first state of a run is kept
+    as well. The callback has to come before all that request a rollback.
+
+    Args:
+        policy: decides what a rollback changes.
+        every: steps between two snapshots.
+        keep: number of latest snapshots to keep.
+        folder: the folder of the run; None: nothing is written.
+        source: the checkpoint that the run is resumed from; None: a new run.
+        report: is called with one line per rollback.
+
+    Attributes:
+        history: the rollbacks so far, as plain data.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        every: int,
+        keep: int = 3,
+        folder: RunFolder | None = None,
+        source: Path | None = None,
+        report: Callable[[str], None] = log.info,
+    ) -> None:
+        self.policy, self.every, self.report = policy, max(1, every), report
+        self.guard = StepGuard(self)
+        self.history: list[dict[str, Any]] = []
+        self.recoveries: list[Recovery] = []
+        self._keep, self._folder, self._source = keep, folder, source
+        self._ring: list[Snapshot] = []
+        self._saved_names: list[str] = []  # of the ring of the checkpoint that the run is resumed from
+        self._requests: list[Request] = []
+        self._is_due = self._begun = False
+
+    # Snapshots
+
+    def is_due(self, step: int) -> bool:
+        """Whether to take a snapshot after this many steps, or at the next point that allows it."""
+        self._is_due |= step % self.every == 0
+        self._is_due &= not self._ring or self._ring[-1].step != step
+        return self._is_due
+
+    def take(self, trainer: pl.Trainer) -> None:
+        """Take a snapshot, unless the state is not good."""
+        self._is_due = False
+        look(trainer)
+        if self._requests:
+            return
+        step = trainer.global_step
+        snapshot = Snapshot(name_of_snapshot(step, len(self.recoveries)), encode(self._dump(trainer)))
+        if self._requests or snapshot.content["lrflow"]["not_finite"]:
+            return
+        snapshot.content = _copied(snapshot.content)
+        self._ring = [one for one in self._ring if one.step != step] + [snapshot]
+        first, latest = self._ring[:1], self._ring[1:]
+        self._ring = first + latest[-self._keep :]
+
+    @staticmethod
+    def _dump(trainer: pl.Trainer) -> dict[str, Any]:
+        return trainer._checkpoint_connector.dump_checkpoint()
+
+    def write(self) -> None:
+        """Write the snapshots that have no file yet, before the checkpoint is written that names them.
+
+        Raises:
+            OSError: one cannot be written.
+        """
+        if self._folder is None:
+            return
+        for snapshot in self._ring:
+            if not snapshot.is_written:
+                AtomicCheckpointIO().save_checkpoint(snapshot.content, self._folder.snapshots / snapshot.name)
+                snapshot.is_written = True
+
+    def clean_up(self) -> None:
+        """Delete the files of snapshots that the checkpoint which was just written does not name."""
+        if self._folder is None or not self._folder.snapshots.is_dir():
+            return
+        names = {snapshot.name for snapshot in self._ring}
+        for path in self._folder.snapshots.iterdir():
+            if is_snapshot(path.name) and path.name not in names:
+                path.unlink(missing_ok=True)
+        remove_parts(self._folder.snapshots)
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """Start with the first state of a run, the snapshots of the one that is resumed, or after a rollback."""
+        if self._begun:
+            return self._apply(trainer)
+        self._begun = True
+        if self._source is not None:
+            self._ring = [*filter(None, map(self._read, self._saved_names))] or [*filter(None, [self._resumed()])]
+        elif (before := trainer.fit_loop.first_random_state) is not None:  # type: ignore[attr-defined]
+            with preserve_random_state():
+                set_random_state(before)  # of the first epoch, whose loaders exist now
+                self.take(trainer)
+        return self._apply(trainer)
+
+    def _read(self, name: str) -> Snapshot | None:
+        assert self._source is not None
+        path = RunFolder.of(self._source).snapshots / name
+        try:
+            content = read_checkpoint(path, map_location="cpu")
+        except (OSError, BrokenCheckpointError) as error:
+            log.warning("%s: cannot be read, so the run cannot return to it: %s", path, getattr(error, "reason", error))
+            return None
+        return Snapshot(name, encode(content), is_written=self._folder == RunFolder.of(self._source))
+
+    def _resumed(self) -> Snapshot | None:
+        """Return the state that the run is resumed from as a snapshot, if it is finite."""
+        assert self._source is not None
+        content = read_checkpoint(self._source, map_location="cpu")
+        if content["lrflow"].get("not_finite"):
+            return None
+        return Snapshot(name_of_snapshot(content["global_step"], len(self.recoveries)), encode(content))
+
+    # Requests
+
+    def request(
+        self, since: int, reason: str, step: int | None = None, suspects: bool = False, not_finite: bool = False
+    ) -> None:
+        """Ask for a rollback; every process has to ask for the same one, in the hook that receives a block.
+
+        The rollback follows between two batches. No checkpoint is saved until then. Of several requests that of the
+        earliest step counts, so that it does not matter which steps a block holds.
+
+        Args:
+            since: the first step that is in question.
+            reason: why, for people.
+            step: the step whose signals are evidence enough; None: `since`.
+            suspects: whether the batches of the steps in question are the likely cause.
+            not_finite: whether something is not finite.
+        """
+        self._requests.append(Request(since if step is None else step, since, reason, suspects, not_finite))
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a rollback was requested, and the state of the run is not good."""
+        return bool(self._requests)
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Leave the loops if a rollback is due; called between two batches.
+
+        Raises:
+            RollbackDue: it is.
+            DivergedError: it is, and the run may roll back no more.
+        """
+        if not self._requests:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Signals):
+                callback.flush(trainer)
+        request = self._request()
+        if not self._ring or len(self.recoveries) >= self.policy.times:
+            done = [f"step {one.step}: {one.reason}; back to step {one.to}" for one in self.recoveries]
+            why = f"rolled back {counted(len(done), 'time')} before" if done else "there is no state to return to"
+            raise DivergedError("\n    ".join([f"step {request.step}: {request.reason}; {why}", *done]))
+        raise RollbackDue
+
+    def _request(self) -> Request:
+        return min(self._requests, key=lambda request: request.step)
+
+    # The rollback
+
+    def roll_back(self, trainer: pl.Trainer) -> None:
+        """Restore a snapshot, as Lightning does when it resumes, so that the loops run on from there."""
+        request = self._request()
+        self._requests.clear()
+        response = self.policy.respond(request, self.recoveries)
+        snapshot = next((one for one in reversed(self._ring) if one.step <= response.since), self._ring[0])
+        factor = response.cut * (self.recoveries[-1].factor if self.recoveries else 1.0)
+        recovery = Recovery(request.step, request.since, snapshot.step, factor, response.rewarm, request.reason)
+        self.recoveries.append(recovery)
+        self.guard.begin(response.guard, response.skip)
+        self._ring = [one for one in self._ring if one.step <= snapshot.step]
+        self._is_due = False
+        if trainer.is_global_zero:
+            self._keep_rows(recovery)
+        self._restore(trainer, snapshot)
+        changes = f"LR x {factor:.3g}" + (
+            f", re-warming over {counted(recovery.rewarm, 'step')}" * bool(recovery.rewarm)
+        )
+        changes += ", batches that are not finite are left out" * bool(response.guard)
+        number = f"{len(self.recoveries)} of {self.policy.times}"
+        self.report(f"step {request.step}: {request.reason}; rolled back to step {snapshot.step} ({number}), {changes}")
+
+    def _restore(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
+        content = decode(_copied(snapshot.content))
+        states = content["callbacks"]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if getattr(callback, "outlives_rollbacks", False):
+                states[callback.state_key] = callback.state_dict()
+        states[self.state_key] = {**self.state_dict(), "policy": states[self.state_key]["policy"]}
+        trainer.should_stop = False
+        trainer.training = True
+        module = trainer.lightning_module
+        for part in module.modules():
+            if isinstance(part, Metric):
+                part.reset()
+        module.zero_grad()
+        trainer._logger_connector.reset_results()
+        trainer._logger_connector.reset_metrics()
+        connector = trainer._checkpoint_connector
+        connector._loaded_checkpoint = content
+        connector.restore_model()
+        connector.restore_datamodule()
+        connector.restore_callbacks()
+        batch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
+        trainer.fit_loop.rewind(content["lrflow"]["position"]["epoch"], batch)  # type: ignore[attr-defined]
+        connector.restore_training_state()
+        connector._loaded_checkpoint = {}
+
+    def _apply(self, trainer: pl.Trainer) -> None:
+        """Multiply the LRs from here on by the factor of the last rollback."""
+        self.history[:] = [recovery.to_dict() for recovery in self.recoveries]
+        if self.recoveries:
+            scheduler = trainer.lr_scheduler_configs[0].scheduler
+            assert isinstance(scheduler, PlanScheduler)
+            scheduler.recover(self.factor)
+
+    def factor(self, steps: np.ndarray) -> np.ndarray:
+        """Return the factor on the planned LR at these steps after the last rollback; [n], float64."""
+        factor = np.full(len(steps), self.recoveries[-1].factor if self.recoveries else 1.0)
+        if warming := [recovery for recovery in self.recoveries if recovery.rewarm]:
+            last = warming[-1]
+            factor *= np.clip((steps - last.to + 1) / (last.rewarm + 1), 1 / (last.rewarm + 1), 1.0)
+        return factor
+
+    def _keep_rows(self, recovery: Recovery) -> None:
+        """Copy the rows of metrics.csv that the rollback drops."""
+        if self._folder is None:
+            return
+        try:
+            self._folder.keep_rolled_back(len(self.recoveries), recovery.to)
+        except OSError as error:
+            log.warning("%s: the rows of a rollback could not be kept: %s", self._folder.path, error.strerror)
+
+    # The callback
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let the loops of a fit find it."""
+        if stage == "fit":
+            trainer.rollback, trainer.step_guard = self, self.guard  # type: ignore[attr-defined]
+
+    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        """Pass the signals to the policy."""
+        self.policy.observe(block)
+
+    def note_skipped(self, step: int) -> None:
+        """Record that the batch of a step was left out."""
+        recovery = self.recoveries[-1]
+        if step not in recovery.skipped:
+            recovery.skipped.append(step)
+            self.history[-1] = recovery.to_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a checkpoint keeps."""
+        return {
+            "recoveries": [recovery.to_dict() for recovery in self.recoveries],
+            "snapshots": [snapshot.name for snapshot in self._ring],
+            "guard": self.guard.state_dict(),
+            "policy": self.policy.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state."""
+        self.recoveries = [Recovery(**one) for one in state_dict["recoveries"]]
+        self._saved_names = list(state_dict["snapshots"])
+        self.guard.load_state_dict(state_dict["guard"])
+        self.policy.load_state_dict(state_dict["policy"])
+
+
+def check_supported(trainer: pl.Trainer) -> None:
+    """Check that the state of a run can be restored within its process.
+
+    Raises:
+        LrflowError: its strategy restores only in a new one.
+    """
+    if trainer.strategy.restore_checkpoint_after_setup:
+        name = type(trainer.strategy).__name__
+        raise LrflowError(
+            f"{name} divides the weights, and a rollback needs whole ones: take ddp, or health.recover=null"
+        )
+
+
+def _copied(value: Any, copies: dict[int, torch.Tensor] | None = None) -> Any:
+    """Return a copy of nested containers with copies of their tensors on the CPU; equal tensors stay one."""
+    copies = {} if copies is None else copies
+    if isinstance(value, torch.Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().to("cpu", copy=True)
+        return copies[id(value)]
+    if type(value) in (dict, OrderedDict):
+        result = copy.copy(value)  # keeps the attribute that torch adds to a state_dict
+        for key, part in value.items():
+            result[key] = _copied(part, copies)
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(_copied(part, copies) for part in value)
+    return value

@@ -1,0 +1,103 @@
+"""Leaving out the batches of steps: of known ones, and of those that turn out not to be finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loops.optimization.automatic import ClosureResult
+
+PATIENCE = 8
+"""Steps in a row whose batches are finite and whose losses are not, after which the weights are the cause."""
+
+
+class StepGuard:
+    """Leaves out batches for a while after a rollback: as if `training_step` returned None for them.
+
+    A step whose batches are all left out makes no update, and the state of the module stays as it was. What is left out
+    is the same on every device. Each check waits for the device, so the guard is off until a rollback, and ends some
+    time after the last batch that it left out.
+
+    Args:
+        rollback: the `lrflow.training.rollback.Rollback` that it belongs to, which records the steps and gets requests.
+    """
+
+    def __init__(self, rollback: Any) -> None:
+        self._rollback = rollback
+        self._until, self._in_a_row = 0, 0
+        self._steps: set[int] = set()
+
+    def begin(self, until: int, steps: Iterable[int]) -> None:
+        """Check batches up to a step, and leave out those of further steps, whatever they hold."""
+        self._until, self._in_a_row = max(self._until, until), 0
+        self._steps |= set(steps)
+
+    def is_active(self, trainer: pl.Trainer) -> bool:
+        """Whether the batches of this step are checked, or some steps are left out."""
+        return trainer.global_step < self._until or trainer.global_step in self._steps
+
+    def leaves_out(self, trainer: pl.Trainer, batch: Any) -> bool:
+        """Whether to leave out a batch, known by its step or by what it holds."""
+        step = trainer.global_step
+        if step in self._steps:
+            self._rollback.note_skipped(step)
+            return True
+        if step >= self._until:
+            return False
+        inputs = [one for one in tree_leaves(batch) if isinstance(one, torch.Tensor) and one.is_floating_point()]
+        if _agreed(trainer, not inputs or bool(torch.stack([one.isfinite().all() for one in inputs]).all())):
+            return False
+        self._note(step)
+        return True
+
+    def train(self, trainer: pl.Trainer, batch: Any, train: Callable[[], ClosureResult]) -> ClosureResult | None:
+        """Compute the loss of a batch; None if it is left out.
+
+        Args:
+            trainer: of the run.
+            batch: on the device.
+            train: computes the loss.
+        """
+        if self.leaves_out(trainer, batch):
+            return None
+        buffers = [(one, one.clone()) for one in trainer.lightning_module.buffers()]
+        result = train()
+        loss = result.closure_loss
+        if _agreed(trainer, loss is None or bool(loss.detach().isfinite().all())):
+            self._in_a_row = 0
+            return result
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        step = trainer.global_step
+        self._note(step)
+        self._in_a_row += 1
+        if self._in_a_row == PATIENCE:
+            first, reason = (
+                step - PATIENCE + 1,
+                f"no loss of {PATIENCE} batches was finite, so the weights are the cause",
+            )
+            self._rollback.request(first, reason, step=step)
+        return None
+
+    def _note(self, step: int) -> None:
+        self._rollback.note_skipped(step)
+        self._until = max(self._until, step + 1 + self._rollback.every)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"until": self._until, "in_a_row": self._in_a_row, "steps": sorted(self._steps)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state."""
+        self._until, self._in_a_row, self._steps = state["until"], state["in_a_row"], set(state["steps"])
+
+
+def _agreed(trainer: pl.Trainer, own: bool) -> bool:
+    """Whether a condition holds on every device."""
+    return own if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(own))
