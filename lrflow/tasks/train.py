@@ -331,8 +331,9 @@ def prepare(
     rollback = make_rollback(config, length, folder, resumed.path if resumed else None, report)
     checkpoints = _checkpoints(config, folder, length, groups, extra, resumed, rollback)
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
-    watching: list[pl.Callback] = [watched.findings, *monitors] if monitors else []
+    watching: list[pl.Callback] = [*filter(None, [rollback]), *([watched.findings, *monitors] if monitors else [])]
     facts |= {"findings": watched.findings.records} if monitors else {}
+    facts |= {"recoveries": rollback.history} if rollback else {}
     record = partial(record_plan, config, folder, devices=trainer.world_size)
     trainer.cooldown = Cooldown(plan, branches, length, recompile, extra, facts, record, report)
     trainer.callbacks += _callbacks(config, plan, length, loop, signals, watching, console, added, checkpoints)  # type: ignore[attr-defined]
