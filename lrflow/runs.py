@@ -254,25 +254,6 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def snapshots(self) -> Path:
-        """The folder of the states that the run may roll back to."""
-        return self.checkpoints / "snapshots"
-
-    def keep_rolled_back(self, number: int, step: int) -> None:
-        """Copy the rows of metrics.csv that a rollback replaces, those of `step` and later, into `rollbacks/`.
-
-        Args:
-            number: of the rollback, from 1.
-            step: the step that the run returned to.
-        """
-        if not self.is_written or not self.metrics.exists():
-            return
-        header, *lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [line for line in lines if (cell := line.partition(",")[0]).isdecimal() and int(cell) >= step]
-        (self.path / ROLLBACKS).mkdir(exist_ok=True)
-        files.write_whole(self.path / ROLLBACKS / f"{number}.csv", "".join([header, *rows]))
-
-    @property
     def best(self) -> Path:
         """The best checkpoint according to `trainer.checkpoint.monitor`."""
         return self.checkpoints / BEST
@@ -377,16 +358,6 @@ def step_of(checkpoint: Path) -> int:
 def name_of_step(step: int) -> str:
     """Return the file name of one of the latest checkpoints of a run."""
     return f"step-{step:07d}{SUFFIX}"
-
-
-def name_of_snapshot(step: int, rollbacks: int) -> str:
-    """Return the file name of a snapshot of a run, which differs from that of the same step before a rollback."""
-    return f"rollbacks-{rollbacks}-{name_of_step(step)}"
-
-
-def is_snapshot(name: str) -> bool:
-    """Return whether a file name is that of a snapshot."""
-    return name.startswith("rollbacks-") and name.endswith(SUFFIX)
 
 
 def is_reserved(name: str) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 
 from lrflow.config import Config
 from lrflow.config.run_schema import Skip
+from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.training.block import Block
@@ -92,20 +94,32 @@ class Recover:
 
 
 def make_rollback(
-    config: Config, length: Horizon, folder: RunFolder, source: Path | None, report: Callable[[str], None]
+    config: Config,
+    trainer: pl.Trainer,
+    length: Horizon,
+    folder: RunFolder,
+    source: Path | None,
+    report: Callable[[str], None],
 ) -> Rollback | None:
     """Return the callback that rolls a run back; None: its config has none.
 
     Args:
         config: of the run.
+        trainer: of the run.
         length: of the run without its cooldown.
         folder: of the run.
         source: the checkpoint that the run is resumed from; None: a new run.
         report: is called with one line per rollback.
+
+    Raises:
+        ConfigError: the run cannot return to an earlier state.
     """
     recover = config.health.recover
     if recover is None or config.trainer.fast_dev_run:
         return None
+    if trainer.strategy.restore_checkpoint_after_setup:
+        message = f"{type(trainer.strategy).__name__} divides the weights, and a rollback needs whole ones"
+        raise ConfigError([Problem("health.recover", message, ..., "take trainer.strategy=ddp")])
     every, rewarm = max(1, recover.every.steps(length)), recover.rewarm.steps(length)
     policy = Recover(recover.cut, rewarm, recover.times, config.health.skip, every, config.trainer.log_every)
     return Rollback(policy, every, recover.keep, folder if folder.is_written else None, source, report)

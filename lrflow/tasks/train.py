@@ -315,9 +315,7 @@ def prepare(
     signals = Signals(plan, config.trainer.log_every, norms_interval(config, length), config.signals.machine)
     watched = Watched(trainer, data, plan, folder.path, config.seed, signals, length)
     monitors = build_monitors(config, watched)
-    for line in filter(None, (monitor.describe() for monitor in monitors)):
-        report(line)
-    for line in early_ends(config, length):
+    for line in [*filter(None, (monitor.describe() for monitor in monitors)), *early_ends(config, length)]:
         report(line)
     added = [*build_callbacks(config, trainer, report), *time_limit(config)]
     trainer.callbacks += freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
@@ -328,7 +326,7 @@ def prepare(
         "data": compared_fingerprint(data, resumed.data if resumed and trainer.is_global_zero else None),
         "preprocessing": preprocessing_of(data),
     }
-    rollback = make_rollback(config, length, folder, resumed.path if resumed else None, report)
+    rollback = make_rollback(config, trainer, length, folder, resumed.path if resumed else None, report)
     checkpoints = _checkpoints(config, folder, length, groups, extra, resumed, rollback)
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
     watching: list[pl.Callback] = [*filter(None, [rollback]), *([watched.findings, *monitors] if monitors else [])]

@@ -284,12 +284,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             last = "there is no finite one"
             if self._finite_step is not None:
                 last = f"the last finite one, {name_of_step(self._finite_step)}, is kept"
-            log.warning(
-                "%s is not finite (%s): it does not become the best, and %s",
-                name_of_step(trainer.global_step),
-                joined(self._not_finite, 5),
-                last,
-            )
+            name, what = name_of_step(trainer.global_step), joined(self._not_finite, 5)
+            log.warning("%s is not finite (%s): it does not become the best, and %s", name, what, last)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -335,11 +331,11 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if isinstance(checkpoint_io := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             checkpoint_io.spare = self._spare
         try:
-            if self._rollback and self._writes and trainer.is_global_zero:
-                self._rollback.write()
             content = trainer._checkpoint_connector.dump_checkpoint()
             if self._rollback and self._rollback.is_pending:  # something in it is not finite
                 return
+            if self._rollback and self._writes and trainer.is_global_zero:
+                self._rollback.write()
             if self._writes:
                 trainer.strategy.save_checkpoint(content, path)
                 trainer.strategy.barrier("after a save")
@@ -349,11 +345,8 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             self._failure = error
             if self._saves_best:
                 self._best.give_up(failed=True)
-            log.warning(
-                "%s: could not be written: %s; the run continues, and earlier checkpoints are kept",
-                path,
-                error.strerror,
-            )
+            kept = "the run continues, and earlier checkpoints are kept"
+            log.warning("%s: could not be written: %s; %s", path, error.strerror, kept)
             trainer.strategy.barrier("after a failed save")
         else:
             self._saved, self._saved_step = path if self._writes else None, trainer.global_step

@@ -20,10 +20,10 @@ from pytorch_lightning import Callback
 from torchmetrics import Metric
 
 from lrflow.display import counted
-from lrflow.errors import DivergedError, LrflowError
-from lrflow.files import remove_parts
+from lrflow.errors import DivergedError
+from lrflow.files import remove_parts, write_whole
 from lrflow.plan import PlanScheduler
-from lrflow.runs import RunFolder, is_snapshot, name_of_snapshot, step_of
+from lrflow.runs import ROLLBACKS, RunFolder, name_of_step, step_of
 from lrflow.training.block import Block
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
 from lrflow.training.monitor import look
@@ -33,6 +33,9 @@ from lrflow.training.state import preserve_random_state, set_random_state
 from lrflow.training.step_guard import StepGuard
 
 log = logging.getLogger("lrflow")
+
+_PREFIX = "rollbacks-"
+"""Start of the file names of snapshots, before the number of rollbacks up to then."""
 
 
 class RollbackDue(Exception):  # noqa: N818  # no error: it only leads out of Lightning's loops
@@ -112,7 +115,7 @@ class Rollback(Callback):
         if self._requests:
             return
         step = trainer.global_step
-        snapshot = Snapshot(name_of_snapshot(step, len(self.recoveries)), encode(self._dump(trainer)))
+        snapshot = Snapshot(_name(step, len(self.recoveries)), encode(self._dump(trainer)))
         if self._requests or snapshot.content["lrflow"]["not_finite"]:
             return
         snapshot.content = _copied(snapshot.content)
@@ -125,27 +128,28 @@ class Rollback(Callback):
         return trainer._checkpoint_connector.dump_checkpoint()
 
     def write(self) -> None:
-        """Write the snapshots that have no file yet, before the checkpoint is written that names them.
-
-        Raises:
-            OSError: one cannot be written.
-        """
+        """Write the snapshots that have no file yet, before the checkpoint is written that names them."""
         if self._folder is None:
             return
         for snapshot in self._ring:
             if not snapshot.is_written:
-                AtomicCheckpointIO().save_checkpoint(snapshot.content, self._folder.snapshots / snapshot.name)
-                snapshot.is_written = True
+                path = _snapshots_of(self._folder) / snapshot.name
+                try:
+                    AtomicCheckpointIO().save_checkpoint(snapshot.content, path)
+                except OSError as error:
+                    log.warning("%s: could not be written: %s; it is only in memory", path, error.strerror)
+                else:
+                    snapshot.is_written = True
 
     def clean_up(self) -> None:
         """Delete the files of snapshots that the checkpoint which was just written does not name."""
-        if self._folder is None or not self._folder.snapshots.is_dir():
+        if self._folder is None or not _snapshots_of(self._folder).is_dir():
             return
         names = {snapshot.name for snapshot in self._ring}
-        for path in self._folder.snapshots.iterdir():
-            if is_snapshot(path.name) and path.name not in names:
+        for path in _snapshots_of(self._folder).iterdir():
+            if path.name.startswith(_PREFIX) and path.name not in names:
                 path.unlink(missing_ok=True)
-        remove_parts(self._folder.snapshots)
+        remove_parts(_snapshots_of(self._folder))
 
     def begin(self, trainer: pl.Trainer) -> None:
         """Start with the first state of a run, the snapshots of the one that is resumed, or after a rollback."""
@@ -162,7 +166,7 @@ class Rollback(Callback):
 
     def _read(self, name: str) -> Snapshot | None:
         assert self._source is not None
-        path = RunFolder.of(self._source).snapshots / name
+        path = _snapshots_of(RunFolder.of(self._source)) / name
         try:
             content = read_checkpoint(path, map_location="cpu")
         except (OSError, BrokenCheckpointError) as error:
@@ -176,7 +180,7 @@ class Rollback(Callback):
         content = read_checkpoint(self._source, map_location="cpu")
         if content["lrflow"].get("not_finite"):
             return None
-        return Snapshot(name_of_snapshot(content["global_step"], len(self.recoveries)), encode(content))
+        return Snapshot(_name(content["global_step"], len(self.recoveries)), encode(content))
 
     # Requests
 
@@ -295,7 +299,7 @@ class Rollback(Callback):
         if self._folder is None:
             return
         try:
-            self._folder.keep_rolled_back(len(self.recoveries), recovery.to)
+            _keep_rows(self._folder, len(self.recoveries), recovery.to)
         except OSError as error:
             log.warning("%s: the rows of a rollback could not be kept: %s", self._folder.path, error.strerror)
 
@@ -334,17 +338,24 @@ class Rollback(Callback):
         self.policy.load_state_dict(state_dict["policy"])
 
 
-def check_supported(trainer: pl.Trainer) -> None:
-    """Check that the state of a run can be restored within its process.
+def _snapshots_of(folder: RunFolder) -> Path:
+    """Return the folder with the snapshots of a run."""
+    return folder.checkpoints / "snapshots"
 
-    Raises:
-        LrflowError: its strategy restores only in a new one.
-    """
-    if trainer.strategy.restore_checkpoint_after_setup:
-        name = type(trainer.strategy).__name__
-        raise LrflowError(
-            f"{name} divides the weights, and a rollback needs whole ones: take ddp, or health.recover=null"
-        )
+
+def _name(step: int, rollbacks: int) -> str:
+    """Return the file name of a snapshot, which differs from that of the same step before a rollback."""
+    return f"{_PREFIX}{rollbacks}-{name_of_step(step)}"
+
+
+def _keep_rows(folder: RunFolder, number: int, step: int) -> None:
+    """Copy the rows of metrics.csv that a rollback replaces, those of `step` and later; `number` is its own, from 1."""
+    if not folder.metrics.exists():
+        return
+    header, *lines = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [line for line in lines if (cell := line.partition(",")[0]).isdecimal() and int(cell) >= step]
+    (folder.path / ROLLBACKS).mkdir(exist_ok=True)
+    write_whole(folder.path / ROLLBACKS / f"{number}.csv", "".join([header, *rows]))
 
 
 def _copied(value: Any, copies: dict[int, torch.Tensor] | None = None) -> Any:

@@ -20,13 +20,14 @@ from torch.utils.data import IterableDataset
 from lrflow import stops
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
+from lrflow.health import NonFinite
 from lrflow.layers import Group, Rule, merge, resolve
 from lrflow.loggers.csv_file import CSVLogger
 from lrflow.metric import Metric
 from lrflow.optimizers import build_optimizer
 from lrflow.plan import Plan
 from lrflow.plan.averaging import Averaging
-from lrflow.runs import newest_checkpoint
+from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.schedules import Cosine, Curve, Duration, Horizon, Schedule
 from lrflow.schedules.serialization import to_spec
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
@@ -37,6 +38,7 @@ from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import Position, order_loaders
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.resume import Resumed
+from lrflow.training.rollback import Rollback
 from lrflow.training.trainer import build_trainer, validate_every
 
 FEATURES, CLASSES = 6, 3
@@ -254,6 +256,7 @@ def build(
     module: pl.LightningModule | None = None,
     data: pl.LightningDataModule | None = None,
     stop: StopRequest | None = None,
+    rollback: Callable[..., Rollback] | None = None,
 ) -> Run:
     """Build the parts of `task=train`, in its order."""
     resumed = Resumed.read(resume) if resume else None
@@ -287,6 +290,7 @@ def build(
         branches = resumed.branched(horizon, options.how, groups, options.schedule, settings)
     plan = compile_branched(groups, options.schedule, horizon, branches, settings)
     record, blocks = Recorder(), Blocks()
+    back = rollback(folder=RunFolder(folder), source=resume) if rollback else None
     signals = Signals(plan, options.log_every, options.norms_every, options.machine)
     checkpoints = Checkpoints(
         folder / "checkpoints",
@@ -301,13 +305,16 @@ def build(
             "branches": [branch.as_dict() for branch in branches],
             "config": options.config(),
         },
+        source=resume,
+        rollback=back,
     )
     weights = EvaluationWeights(options.batch_norm_batches, options.seed, options.averaging)
     freezing = Freezing(
         planned_module(module), groups, plan.first_steps, resumed.step if resumed else 0, options.compiled
     )
     first = [UndisturbedByValidation(), weights, freezing]
-    trainer.callbacks += [*first, record, *callbacks, signals, blocks, checkpoints]  # type: ignore[attr-defined]
+    health = [back, NonFinite()] if back else []
+    trainer.callbacks += [*first, record, *health, *callbacks, signals, blocks, checkpoints]  # type: ignore[attr-defined]
     trainer.run_for(horizon)
     validate_every(trainer, Duration.parse(options.val_every), horizon)
     supply_optimizer(
