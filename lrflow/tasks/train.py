@@ -188,8 +188,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         with stops.deferred():
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
             stops.raise_if_requested()
-        metrics = _validated(trainer, module, data, resumed if ready.ending else None)
-        facts = dict(ready.facts)
+        metrics, facts = _validated(trainer, module, data, resumed if ready.ending else None), dict(ready.facts)
         if used := run_test(config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
             facts["tested"] = used.record()
@@ -280,9 +279,8 @@ def prepare(
         assemble.check_metrics(config, module)
     assemble.check_validation(config, module, data)
     if is_overridden("configure_optimizers", module) and not config.optimizer.of_module:
-        report(
-            f"{type(module).__name__}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule"
-        )
+        name = type(module).__name__
+        report(f"{name}.configure_optimizers is ignored: lrflow supplies the optimizer and the schedule")
     groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted := horizon)
     schedule, settings = assemble.build_schedule(config), settings_of(config.optimizer)
     feedback = assemble.build_feedback(config)
@@ -290,9 +288,8 @@ def prepare(
     if resumed:
         resumed.check(module)
         ends = config.trainer
-        horizon = resumed.horizon(
-            horizon, ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples
-        )
+        limits = (ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples)
+        horizon = resumed.horizon(horizon, *limits)
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
         check_same_length(config, counted, branches)
     length = length_without_cooldown(branches, horizon)  # of which all durations but those of the LR are shares

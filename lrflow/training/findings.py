@@ -70,6 +70,8 @@ class Findings(Callback):
         records: all findings so far, as plain data.
     """
 
+    outlives_rollbacks = True  # what led to a rollback stays on record
+
     def __init__(self, folder: Path) -> None:
         self._path = folder / FINDINGS
         self.records: list[dict[str, Any]] = []
@@ -80,12 +82,15 @@ class Findings(Callback):
         Args:
             trainer: of the run.
             finding: the finding.
-            response: `watch` records it; `stop` also ends the run.
+            response: `watch` records it; `stop` also ends the run; `recover` returns it to an earlier state.
             ends: how `stop` ends the run: `diverged`, or at this step as one that ended early.
 
         Raises:
             DivergedError: the run ends as diverged.
         """
+        rollback = trainer.rollback if isinstance(trainer, Trainer) else None
+        if rollback is not None and rollback.is_past(finding.step - 1):
+            return  # whether this is seen depends on how many steps a block holds, and the run goes back anyway
         is_new = all(finding.kind != one["kind"] for one in self.records)
         self.records.append(finding.record())
         if trainer.is_global_zero:
@@ -97,6 +102,8 @@ class Findings(Callback):
             raise DivergedError(f"{finding.line}" if not finding.remedy else finding.line.replace("; try", "\n    try"))
         if is_new:
             log.warning("%s", finding.line)
+        if response == "recover" and rollback is not None:
+            rollback.request(finding.since, finding.message, step=finding.step - 1)
         if response == "stop":
             assert isinstance(trainer, Trainer)
             trainer.stop(finding.line)

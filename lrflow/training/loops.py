@@ -22,7 +22,7 @@ from lrflow.errors import LrflowError
 from lrflow.training.accumulation import AccumulationWindows
 from lrflow.training.manual_optimization import ManualOptimizers, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
-from lrflow.training.rollback import RollbackDue
+from lrflow.training.recovery import RollbackDue
 from lrflow.training.state import random_state, set_random_state
 
 log = logging.getLogger("lrflow")

@@ -9,6 +9,10 @@ from typing import Any, Protocol
 from lrflow.training.block import Block
 
 
+class RollbackDue(Exception):  # noqa: N818  # no error: it only leads out of Lightning's loops
+    """Raised between two batches, where the state of the run is whole; caught by the loop that runs the epochs."""
+
+
 @dataclass
 class Recovery:
     """One rollback of a run.

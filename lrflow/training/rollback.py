@@ -27,7 +27,7 @@ from lrflow.runs import ROLLBACKS, RunFolder, name_of_step, step_of
 from lrflow.training.block import Block
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
 from lrflow.training.monitor import look
-from lrflow.training.recovery import Policy, Recovery, Request
+from lrflow.training.recovery import Policy, Recovery, Request, RollbackDue
 from lrflow.training.signals import Signals
 from lrflow.training.state import preserve_random_state, set_random_state
 from lrflow.training.step_guard import StepGuard
@@ -36,10 +36,6 @@ log = logging.getLogger("lrflow")
 
 _PREFIX = "rollbacks-"
 """Start of the file names of snapshots, before the number of rollbacks up to then."""
-
-
-class RollbackDue(Exception):  # noqa: N818  # no error: it only leads out of Lightning's loops
-    """Raised between two batches, where the state of the run is whole; caught by the loop that runs the epochs."""
 
 
 @dataclass
@@ -201,6 +197,10 @@ class Rollback(Callback):
         """
         self._requests.append(Request(since if step is None else step, since, reason, suspects, not_finite))
 
+    def is_past(self, step: int) -> bool:
+        """Whether the run goes back because of an earlier step than this one."""
+        return bool(self._requests) and step > self._request().step
+
     @property
     def is_pending(self) -> bool:
         """Whether a rollback was requested, and the state of the run is not good."""
@@ -245,9 +245,8 @@ class Rollback(Callback):
         if trainer.is_global_zero:
             self._keep_rows(recovery)
         self._restore(trainer, snapshot)
-        changes = f"LR x {factor:.3g}" + (
-            f", re-warming over {counted(recovery.rewarm, 'step')}" * bool(recovery.rewarm)
-        )
+        changes = "the LR stays" if response.cut == 1 else f"LR x {factor:.3g}"
+        changes += f", re-warming over {counted(recovery.rewarm, 'step')}" * bool(recovery.rewarm)
         changes += ", batches that are not finite are left out" * bool(response.guard)
         number = f"{len(self.recoveries)} of {self.policy.times}"
         self.report(f"step {request.step}: {request.reason}; rolled back to step {snapshot.step} ({number}), {changes}")

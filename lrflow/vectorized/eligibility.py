@@ -38,7 +38,7 @@ def ineligible_because(config: Config) -> str | None:
         "a resumed run trains alone": config.resume.source is not None,
         "the LR is found before the run": config.finds_lr or config.find.check,
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
-        "it may roll back to an earlier state": config.health.recover is not None,
+        "it may roll back to an earlier state": config.health.recovers,
         "the weights are averaged": not isinstance(config.average, NoAverage),
         "health=recover rolls back one run at a time": config.health.action == "recover",
         "the sharpness is measured during the run": config.sharpness_every is not None,
