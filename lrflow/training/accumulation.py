@@ -37,8 +37,19 @@ class AccumulationWindows(_AutomaticOptimization):
         guard, train = self.trainer.step_guard, partial(super()._training_step, kwargs)  # type: ignore[attr-defined]
         if guard is None or not guard.is_active(self.trainer):
             return train()
+        if result := guard.train(self.trainer, next(iter(kwargs.values())), train):
+            return result
         Closure.warning_cache.add(_SKIPPED)
-        return guard.train(self.trainer, next(iter(kwargs.values())), train) or ClosureResult(None)
+        if self.is_open and self.trainer.world_size > 1 and not self.trainer.fit_loop._should_accumulate():
+            self._exchange_gradients()
+        return ClosureResult(None)
+
+    def _exchange_gradients(self) -> None:
+        """Average the gradients over all devices, as DDP does in the backward pass of a window's last batch."""
+        for parameter in self.trainer.lightning_module.parameters():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.trainer.world_size
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
         """Train on a batch, and make the step if it is the last of its window."""

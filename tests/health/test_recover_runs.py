@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import copies
 import pytest
 import torch
+from equal_rows import equal_rows
 
 pytestmark = pytest.mark.slow
 
@@ -97,8 +97,7 @@ class Jobs:
 
     def record(self) -> tuple[Any, ...]:
         """Return what is equal for equal runs."""
-        with (self.run_folder / "metrics.csv").open(newline="") as file:
-            rows = [{key: value for key, value in row.items() if "time" not in key} for row in csv.DictReader(file)]
+        rows = equal_rows(self.run_folder / "metrics.csv")
         summary = json.loads((self.run_folder / "summary.json").read_text())
         return rows, {key: value for key, value in summary.items() if key != "seconds"}
 
