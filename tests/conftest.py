@@ -191,6 +191,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         status: str | None = "finished",
         losses: Sequence[float] = (2.0, 1.0),
         choices: Mapping[str, str] | None = None,
+        found: Sequence[str] = (),
         **facts: object,
     ) -> Path:
         folder = tmp_path / "sweep" / str(number)
@@ -206,6 +207,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         if status is not None:
             summary = {"status": status, "steps": 60, "seconds": 1.5, **facts, "metrics": dict(metrics or {})}
             (folder / "summary.json").write_text(json.dumps(summary))
+        if found:
+            (folder / "findings.jsonl").write_text("".join(f'{{"kind": "{kind}", "step": 9}}\n' for kind in found))
         return folder.parent
 
     return make

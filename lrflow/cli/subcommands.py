@@ -49,7 +49,8 @@ def _record(run: Run) -> dict[str, object]:
     """What `--json` prints of a run."""
     facts = {key: run.value(key) for key in ("status", "started", "steps", "seconds")}
     metrics = {name: value if math.isfinite(value) else str(value) for name, value in run.metrics.items()}
-    return {"folder": str(run.folder), **facts, "overrides": run.typed, "metrics": metrics}
+    findings = [finding.record() for finding in run.findings]
+    return {"folder": str(run.folder), **facts, "overrides": run.typed, "metrics": metrics, "findings": findings}
 
 
 def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: str | None) -> None:
@@ -72,13 +73,14 @@ def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: st
     }
     last = {"run": [run.folder.relative_to(folder).as_posix() for run in runs]}
     out = console()
-    for name in dict.fromkeys([*first, *usual, "started"]):
+    found = ["findings"] if any(run.findings for run in runs) else []
+    for name in dict.fromkeys([*first, *found, *usual, "started"]):
         cells = [f"{v:.4g}" if isinstance(v := run.value(name), float) else written(v) for run in runs]
         fits = grid_width({**columns, name: cells, **last}) <= out.width
         if name not in columns and (name in first or fits):
             columns[name] = cells
     columns |= last
-    table = Grid(*(f"<{name}" if name in ("run", "status") else name for name in columns))
+    table = Grid(*(f"<{name}" if name in ("run", "status", "findings") else name for name in columns))
     for row in zip(*columns.values(), strict=True):
         table.row(*row)
     out.width = max(out.width, grid_width(columns))  # a name that is folded cannot be copied
@@ -107,6 +109,11 @@ def _compare(given: argparse.Namespace) -> None:
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     for number, run in zip(numbers, runs, strict=True):
         out.print(Text(f"{number}  {run.folder}  {run.status}, {written(run.value('steps'))} steps"))
+    if any(run.findings for run in runs):
+        out.print(Text("\nfindings", "bold"))
+    for number, run in zip(numbers, runs, strict=True):
+        for finding in run.findings:
+            out.print(Text(f"{number}  {finding.line}"), soft_wrap=True)
     versions = [run.versions for run in runs]
     packages = dict.fromkeys(name for each in versions for name in each)
     changed = [name for name in packages if len({each.get(name) for each in versions}) > 1]
@@ -194,7 +201,7 @@ SUBCOMMANDS = {
     ),
     "compare": Subcommand(
         "RUN RUN ... [output=FOLDER]",
-        "compare runs: their configs, versions, metrics and plans; RUN is a folder, a part of its name or last",
+        "compare configs, findings, versions, metrics and plans of runs; RUN is a folder, a part of its name or last",
         lambda parser: parser.add_argument("runs", nargs="*"),
         _compare,
     ),

@@ -13,6 +13,7 @@ from lrflow.cli.errors import console
 from lrflow.config.overrides import values_of
 from lrflow.display import Grid, counted, grid_width, short_names
 from lrflow.errors import LrflowError, nearest
+from lrflow.finding import Finding, kinds_of, read_findings, spoken
 from lrflow.metric import is_loss, is_test, is_validation
 from lrflow.outcome import Outcome, Status
 
@@ -37,6 +38,9 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
         "status": [outcome.status for outcome in outcomes],
         "folder": [_name(outcome.folder, home) for outcome in outcomes],
     }
+    found = [kinds_of(one for run in outcome.runs or (outcome,) for one in _findings(run)) for outcome in outcomes]
+    if any(found):
+        ending["findings"] = [", ".join(map(spoken, kinds)) for kinds in found]
     sweep = _read(home)
     metrics = _metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
     repeated = any(outcome.runs for outcome in outcomes)
@@ -75,8 +79,15 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     for status, label in _UNFINISHED.items():
         if numbers := [str(number) for number, outcome in enumerate(outcomes) if outcome.status == status]:
             out.print(Text(f"{len(numbers)} of {jobs} {label}: {', '.join(numbers)}", _STYLES[status]))
-    if sweep is not None and (sweep.lr_key is not None or (sweep.folder / RECORD).exists()):
+    if sweep is None:
+        return
+    if sweep.lr_key is not None or (sweep.folder / RECORD).exists():
         _report(sweep)
+        return
+    from lrflow.reports.sweep import found_in
+
+    for line in found_in(sweep):
+        out.print(Text(line, "yellow"))
 
 
 def _show_repeats(
@@ -131,6 +142,11 @@ def _value(outcome: Outcome, name: str, ranks: bool) -> str:
     return str(spread) if spread else f"{outcome.metrics[name]:.4g}"
 
 
+def _findings(outcome: Outcome) -> list[Finding]:
+    """Return what monitors found in the run of a job."""
+    return read_findings(outcome.folder) if outcome.folder else []
+
+
 def _read(home: Path | None) -> SweepResults | None:
     """Return the results in the sweep's folder, or None if there are none."""
     from lrflow.sweeps.folders import read_sweep
@@ -154,7 +170,7 @@ def _report(sweep: SweepResults) -> None:
 FEWEST = 2
 """Number of metrics for which a narrow table shortens keys, then drops the folder, then the time."""
 
-ENDING = ("folder", "time")
+ENDING = ("folder", "time", "findings")
 
 _STYLES: dict[str, str] = {
     "failed": "bold red", "diverged": "bold red", "ended_early": "yellow", "stopped": "yellow", "pruned": "cyan",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrflow.errors import ConfigError, Problem
+from lrflow.finding import Finding, spoken
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.outcome import Outcome
 from lrflow.redaction import redact, redact_text
@@ -102,6 +103,12 @@ class CometLogger(Dashboard):
         for step, row in rows:
             epoch = row.get("epoch")
             self.experiment.log_metrics(row, step=step, epoch=None if epoch is None else int(epoch))
+
+    def show(self, findings: list[Finding]) -> None:
+        """Tag the experiment with the kinds, and log the last finding of each under `other`."""
+        for kind, line in {one.kind: one.line for one in findings}.items():
+            self.experiment.add_tag(spoken(kind))
+            self.experiment.log_other(f"finding {spoken(kind)}", line)
 
     def end(self, outcome: Outcome) -> None:
         """Report how the run ended, since Comet's experiments have no status, and close it."""

@@ -6,13 +6,14 @@ import csv
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lrflow.finding import Finding, read_findings
 from lrflow.loggers.failures import Failures
 from lrflow.outcome import Outcome
 from lrflow.redaction import redact_text
@@ -80,6 +81,7 @@ class Dashboard(Logger):
         self._pending: list[tuple[int, dict[str, float]]] = []
         self._known: dict[int, set[str]] | None = None  # the metrics of each step that the dashboard had at the start
         self._is_restored = False  # whether it has the earlier rows of metrics.csv
+        self._has_findings = True  # whether it has all findings
         self._step, self._names = -1, set[str]()  # the metrics of the last step
         self._spelt: dict[str, str] = {}
 
@@ -120,6 +122,12 @@ class Dashboard(Logger):
         del self._pending[:-_MOST_PENDING]
         self._flush()
 
+    @rank_zero_only
+    def report_finding(self, finding: Finding, again: bool = False) -> None:
+        """Show what a monitor found; `again`: also before the run was interrupted, which changes nothing here."""
+        self._has_findings = False
+        self._flush()
+
     def _flush(self, now: bool = False) -> None:
         if not self.failures.attempt(self._write, now=now):
             self._known, self._is_restored = None, False  # part of it may have arrived
@@ -133,6 +141,9 @@ class Dashboard(Logger):
             self._is_restored, self._step = True, -1
         self._send(self._pending)
         self._pending = []
+        if not self._has_findings:
+            self.show([_redacted(one) for one in read_findings(self.folder)])
+            self._has_findings = True
 
     def _send(self, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         assert self._known is not None
@@ -180,12 +191,20 @@ class Dashboard(Logger):
         """Send the values of steps, which the dashboard does not have."""
 
     @abstractmethod
+    def show(self, findings: list[Finding]) -> None:
+        """Show all that monitors found so far, in place of what was shown of it before."""
+
+    @abstractmethod
     def end(self, outcome: Outcome) -> None:
         """Report how the run ended, and close it."""
 
     @abstractmethod
     def discard(self) -> None:
         """Delete what the dashboard has of the run, because the run starts anew in its folder."""
+
+
+def _redacted(finding: Finding) -> Finding:
+    return replace(finding, message=redact_text(finding.message), remedy=redact_text(finding.remedy))
 
 
 def _is_number(value: Any) -> bool:

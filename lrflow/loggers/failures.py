@@ -14,8 +14,8 @@ from lrflow.errors import LrflowError
 
 log = logging.getLogger("lrflow")
 
-_METHODS = ("log_metrics", "log_rows", "log_hyperparams", "log_graph", "describe", "drop_from", "flush", "save",
-            "after_save_checkpoint", "finalize")  # fmt: skip
+_METHODS = ("log_metrics", "log_rows", "log_hyperparams", "log_graph", "describe", "report_finding", "drop_from",
+            "flush", "save", "after_save_checkpoint", "finalize")  # fmt: skip
 """Methods that Lightning and lrflow call during a run."""
 
 _PAUSE, _LONG = 10, 0.1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrflow import files
+from lrflow.finding import Finding, kinds_of
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.outcome import Outcome
 from lrflow.redaction import redact, redact_text
@@ -126,6 +127,12 @@ class MLflowLogger(Dashboard):
         metrics = [Metric(name, value, now, step) for step, row in rows for name, value in row.items()]
         for at in range(0, len(metrics), _BATCH):
             self.experiment.log_batch(self._id, metrics=metrics[at : at + _BATCH])
+
+    def show(self, findings: list[Finding]) -> None:
+        """Set tags: `lrflow.findings` with the kinds, and one per kind with its last finding."""
+        self.experiment.set_tag(self._id, "lrflow.findings", ", ".join(kinds_of(findings)))
+        for kind, line in {one.kind: one.line for one in findings}.items():
+            self.experiment.set_tag(self._id, f"lrflow.findings.{self.spell(kind)}", line[:5000])
 
     def end(self, outcome: Outcome) -> None:
         """Report how the run ended."""

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pytorch_lightning.loggers import TensorBoardLogger as OfLightning
 
+from lrflow.finding import Finding
 from lrflow.loggers.dashboard import About, rows_before
 from lrflow.outcome import Outcome
 from lrflow.output import redact_message
@@ -85,6 +86,10 @@ class TensorBoardLogger(OfLightning):
 
         restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
         self.experiment.file_writer.add_event(restart)
+
+    def report_finding(self, finding: Finding, again: bool = False) -> None:
+        """Write what a monitor found; a finding that is found `again` was deleted by `drop_from`."""
+        self.experiment.add_text(f"findings/{finding.kind}", finding.line, finding.step)
 
     def flush(self) -> None:
         """Write the events, of which a killed run would otherwise lose those of two minutes."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrflow.finding import Finding, spoken
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.outcome import Outcome
 from lrflow.redaction import redact_text
@@ -64,6 +65,19 @@ class TrackioLogger(Dashboard):
     def _config(self, **more: str) -> dict[str, Any]:
         group = {"_Group": self._group} if self._group else {}
         return {**self.about.options, **self.about.flat, **group, **more}
+
+    def show(self, findings: list[Finding]) -> None:
+        """Write an alert per finding; Trackio keeps one of an id, so that none is repeated."""
+        self.experiment.bulk_alert(
+            self._project,
+            self.about.name,
+            [spoken(one.kind) for one in findings],
+            [one.line for one in findings],
+            ["warn"] * len(findings),
+            [one.step for one in findings],
+            alert_ids=[f"{self.run_id}/{one.kind}/{one.step}" for one in findings],
+            run_id=self.run_id,
+        )
 
     def end(self, outcome: Outcome) -> None:
         """Write how the run ended beside its config, since Trackio's runs have no status."""

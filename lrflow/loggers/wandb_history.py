@@ -12,8 +12,10 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
+from lrflow.finding import Finding, read_findings, spoken
 from lrflow.loggers.dashboard import rows_before
 from lrflow.loggers.wandb_access import ReachableWandbLogger
+from lrflow.redaction import redact_text
 
 log = logging.getLogger("lrflow")
 
@@ -21,6 +23,7 @@ STEP = "trainer/global_step"
 """The axis of Lightning's logger for all metrics."""
 
 _BLOCK, _HEADER = 32768, 7  # of LevelDB's log format, in which W&B writes its files
+_BETWEEN_ALERTS = 3600  # least seconds between two alerts of a kind
 _WHOLE, _FIRST, _LAST = 1, 2, 4  # kinds of a record's parts
 
 
@@ -58,6 +61,15 @@ class WandbHistory(ReachableWandbLogger):
             self._write()
         self._step = step if self._step is None else max(step, self._step)
         self._row |= metrics
+
+    @rank_zero_only
+    def report_finding(self, finding: Finding, again: bool = False) -> None:
+        """Send an alert, unless the run is resumed and sent it before, and list the findings in the summary."""
+        lines = [redact_text(one.line) for one in read_findings(self._folder)]
+        self.experiment.summary["findings"] = lines
+        if not again:
+            title = f"{self.experiment.name}: {spoken(finding.kind)}"
+            self.experiment.alert(title, redact_text(finding.line), "WARN", _BETWEEN_ALERTS)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

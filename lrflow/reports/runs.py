@@ -15,6 +15,7 @@ from typing import Any
 from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
+from lrflow.finding import Finding, kinds_of, read_findings
 from lrflow.metric import Metric
 from lrflow.outcome import STATUSES, Outcome
 from lrflow.plan import Plan
@@ -23,7 +24,7 @@ from lrflow.runs import RunFolder, read_json
 UNFINISHED = ("running", "unfinished")
 """Statuses of a run that has not ended: a process is running it, or its process was killed."""
 
-_FACTS = ("status", "started", "steps", "seconds")
+_FACTS = ("status", "started", "steps", "seconds", "findings")
 _NOT_COMPARED = ("lrflow", "hydra", "output", "name", "resume", "trial", "against")
 """Keys that differ between runs without changing the training."""
 
@@ -61,6 +62,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Its last metrics by name."""
         return dict(self.outcome.metrics) if self.outcome else {}
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What its monitors found."""
+        return read_findings(self.folder)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -108,7 +114,7 @@ class Run:
         """Return a metric, a value of the config, the option of a group or a fact such as `status`; None: it has none.
 
         Args:
-            key: name of the metric, key of the config, group, or `status`, `started`, `steps`, `seconds`.
+            key: name of the metric, key of the config, group, or `status`, `started`, `steps`, `seconds`, `findings`.
         """
         if key in self.metrics:
             return self.metrics[key]
@@ -116,6 +122,8 @@ class Run:
             return getattr(self, key)
         if key in ("steps", "seconds"):
             return getattr(self.outcome, key, None)
+        if key == "findings":
+            return ", ".join(kinds_of(self.findings)) or None
         return self.config.get(key)
 
     @property
@@ -185,6 +193,8 @@ class Condition:
     def holds(self, run: Run) -> bool:
         """Return whether a run meets it; a run without a value meets only `!=` and `=null`."""
         value = run.value(self.key)
+        if self.key == "findings" and value is not None:  # of which a run may have several
+            value = self.value if self.value in value.split(", ") else value
         if self.sign in ("=", "!="):
             return _is_same(value, self.value) == (self.sign == "=")
         found, limit = (value, self.value) if self.key == "started" else (_number(value), float(self.value))

@@ -14,6 +14,7 @@ from rich.text import Text
 from lrflow.config.literal import in_shell
 from lrflow.display import counted, short_names
 from lrflow.errors import ConfigError, LrflowError
+from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page
 from lrflow.reports.sweep_matplotlib import plot_sweep
 from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
@@ -135,10 +136,21 @@ def counts(sweep: SweepResults) -> str:
 
 
 def warnings_of(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[str]:
-    """Return warnings about a sweep: why no trial is the best, doubts about the best LRs, unreadable trials."""
+    """Return warnings about a sweep: why no trial is the best, doubts about the best LRs, findings, bad trials."""
     reason = sweep.why_no_best()
     every_curve_diverged = analyses and all(trial.diverged for trial in sweep.trials)  # and has a doubt about it
-    return [*([reason] if reason and not every_curve_diverged else []), *_doubts(analyses), *sweep.warnings]
+    why = [reason] if reason and not every_curve_diverged else []
+    return [*why, *_doubts(analyses), *found_in(sweep), *sweep.warnings]
+
+
+def found_in(sweep: SweepResults) -> list[str]:
+    """Return what monitors found in how many trials, one line per kind, without trials whose status is the finding."""
+    lines = []
+    for kind, numbers in sweep.found.items():
+        if others := [number for number in numbers if not (kind == "diverging" and sweep.numbered[number].diverged)]:
+            of = counted(len(sweep.trials), "trial")
+            lines.append(f"{spoken(kind)} in {len(others)} of {of}: {', '.join(map(str, others))}")
+    return lines
 
 
 def _doubts(analyses: Sequence[Analysis]) -> list[str]:
@@ -217,7 +229,7 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
     columns = ["trial", "status", *pareto, *sweep.keys, *(["runs"] if several else []), *sweep.metrics]
     columns += ["steps", "seconds"]
     has_errors = any(trial.error for trial in sweep.trials)
-    columns += ["error"] if has_errors else []
+    columns += (["findings"] if sweep.found else []) + (["error"] if has_errors else [])
     rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
     text = "Click a column's name to sort. Numbers link to the run folders."
@@ -227,7 +239,8 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
         runs = replace(
             sweep, trials=sweep.runs, keys=tuple(dict.fromkeys(key for run in sweep.runs for key in run.given))
         )
-        heads = ["trial", "status", *runs.keys, *runs.metrics, "steps", "seconds", "error"]
+        heads = ["trial", "status", *runs.keys, *runs.metrics, "steps", "seconds"]
+        heads += [*(["findings"] if sweep.found else []), "error"]
         page.table("Runs", heads, [_row(runs, run, True, front=False) for run in runs.trials], text)
 
 
@@ -239,7 +252,8 @@ def _row(
     count = [_count(trial)] if sweep.has_repeats else []
     number = Cell(str(trial.number), trial.number, f"{trial.folder.relative_to(sweep.folder)}/")
     pareto = ["yes" if trial in sweep.front else None] if front and len(sweep.objectives) > 1 else []
-    last = [trial.steps, trial.seconds, *([trial.reason] if has_errors else [])]
+    found = [", ".join(map(spoken, trial.findings))] if sweep.found else []
+    last = [trial.steps, trial.seconds, *found, *([trial.reason] if has_errors else [])]
     return [number, trial.status, *pareto, *given, *count, *metrics, *last]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from lrflow.config.literal import in_shell
 from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
+from lrflow.finding import kinds_of, read_findings
 from lrflow.metric import TRAIN_LOSS, Metric, is_test
 from lrflow.runs import RunFolder
 from lrflow.sweeps.repeats import Spread
@@ -70,6 +71,11 @@ class TrialResult:
     def diverged(self) -> bool:
         """Whether the trial diverged."""
         return self.status == "diverged"
+
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """The kinds of what its monitors found, each once."""
+        return kinds_of(found for run in self.runs or (self,) for found in read_findings(run.folder))
 
     @property
     def reason(self) -> str:
@@ -175,6 +181,12 @@ class SweepResults:
         return any(trial.runs for trial in self.trials)
 
     @cached_property
+    def found(self) -> dict[str, list[int]]:
+        """The numbers of the trials in which monitors found each kind, the most frequent kind first."""
+        counts = Counter(kind for trial in self.trials for kind in trial.findings).most_common()
+        return {kind: [trial.number for trial in self.trials if kind in trial.findings] for kind, _ in counts}
+
+    @cached_property
     def ended(self) -> tuple[TrialResult, ...]:
         """The trials with a finite value of every objective."""
         return tuple(
@@ -254,7 +266,7 @@ class SweepResults:
         return {rate for trial in self.trials if (rate := trial.rate(key)) is not None}
 
     def write_csv(self, path: Path) -> Path:
-        """Write one row per trial: number, status, swept keys, metrics, steps, seconds, folder, error.
+        """Write one row per trial: number, status, swept keys, metrics, steps, seconds, folder, findings, error.
 
         If there are several objectives, a column `pareto` marks the trials on the Pareto front. With repeats, metrics
         are means, and columns for the number of runs that count, the standard deviation of each metric and the standard
@@ -277,6 +289,7 @@ class SweepResults:
         columns["steps"] = [trial.steps for trial in self.trials]
         columns["seconds"] = [trial.seconds for trial in self.trials]
         columns["folder"] = [str(trial.folder.relative_to(self.folder)) for trial in self.trials]
+        columns["findings"] = [", ".join(trial.findings) for trial in self.trials]
         columns["error"] = [trial.error for trial in self.trials]
         text = io.StringIO(newline="")
         rows = csv.writer(text)

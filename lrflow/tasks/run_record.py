@@ -33,7 +33,7 @@ from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
-from lrflow.runs import NoFolder, RunFolder
+from lrflow.runs import FINDINGS, NoFolder, RunFolder
 from lrflow.training.interrupt import requeue
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
@@ -243,7 +243,7 @@ def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None
     console.print(f"\n{steps} in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
     if not folder.is_written:
         return
-    written = ["config.yaml", "plan.png", "metrics.csv", "sharpness.png", "summary.json"]
+    written = ["config.yaml", "plan.png", "metrics.csv", FINDINGS, "sharpness.png", "summary.json"]
     last = sorted(folder.checkpoints.glob("*.ckpt"))
     written += [f"checkpoints/{path.name}" for path in last]
     names = ", ".join(name for name in written if (folder.path / name).exists())

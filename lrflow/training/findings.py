@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,46 +13,13 @@ from pytorch_lightning import Callback
 
 from lrflow.config.run_schema import Response
 from lrflow.errors import DivergedError
+from lrflow.finding import Finding, read_findings
 from lrflow.runs import FINDINGS
 from lrflow.training.trainer import Trainer
 
 log = logging.getLogger("lrflow")
 
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a monitor found in a run.
-
-    Args:
-        kind: what it is, such as `diverging`: the name of its monitor in `health`.
-        step: the number of optimizer steps that were made when it was found.
-        since: the first step that shows it.
-        message: what happened, in words with numbers, without a full stop: `the loss rose from 0.3 to 2.1`.
-        evidence: the numbers that it was judged by.
-        confidence: the probability that it is true, as measured by `benchmarks/health`; from 0 to 1.
-        remedy: what to change, in words of the config: `optimizer.lr=0.003, or schedule.warmup=10%`. Empty: unknown.
-    """
-
-    kind: str
-    step: int
-    since: int
-    message: str
-    evidence: Mapping[str, float] = field(default_factory=dict)
-    confidence: float = 1.0
-    remedy: str = ""
-
-    @property
-    def line(self) -> str:
-        """The finding in one line."""
-        since = f" since step {self.since:,}" if self.since < self.step else f" at step {self.step:,}"
-        remedy = f"; try {self.remedy}" if self.remedy else ""
-        return f"{self.kind.replace('_', ' ')}{since}: {self.message}{remedy}"
-
-    def record(self) -> dict[str, Any]:
-        """Return the finding as plain data; numbers that are not finite are text, which JSON can hold."""
-        evidence = {name: float(value) for name, value in self.evidence.items()}
-        finite = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
-        return {**asdict(self), "step": int(self.step), "since": int(self.since), "evidence": finite}
+__all__ = ["Finding", "Findings"]
 
 
 class Findings(Callback):
@@ -75,6 +40,7 @@ class Findings(Callback):
     def __init__(self, folder: Path) -> None:
         self._path = folder / FINDINGS
         self.records: list[dict[str, Any]] = []
+        self._earlier: set[tuple[str, int]] = set()  # kinds and steps that the run reported before it was interrupted
 
     def report(self, trainer: pl.Trainer, finding: Finding, response: Response = "watch", ends: str = "") -> None:
         """Record a finding, and respond to it.
@@ -97,7 +63,7 @@ class Findings(Callback):
             self._write(self.records[-1:], "a")
             for logger in trainer.loggers:
                 if report := getattr(logger, "report_finding", None):
-                    report(self.records[-1], finding.line)
+                    report(finding, (finding.kind, finding.step) in self._earlier)
         if response == "stop" and ends == "diverged":
             raise DivergedError(f"{finding.line}" if not finding.remedy else finding.line.replace("; try", "\n    try"))
         if is_new:
@@ -111,6 +77,7 @@ class Findings(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the file of a resumed run, which may hold findings after its checkpoint."""
         if trainer.is_global_zero and (self.records or self._path.exists()):
+            self._earlier = {(one.kind, one.step) for one in read_findings(self._path.parent)}
             self._write(self.records, "w")
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,20 +96,3 @@ class Findings(Callback):
                 file.writelines(json.dumps(record) + "\n" for record in records)
         except OSError as error:  # such as a full disk; the checkpoints and summary.json hold the findings, too
             log.warning("%s: could not be written: %s", self._path, error.strerror)
-
-
-def read_findings(folder: Path) -> list[dict[str, Any]]:
-    """Return the findings in the findings.jsonl of a run folder; a torn last line is left out."""
-    records = []
-    try:
-        lines = (folder / FINDINGS).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records

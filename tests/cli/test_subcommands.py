@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
+from lrflow.finding import Finding
 
 RUNS = Path(__file__).parents[1] / "older_runs"
 
@@ -104,6 +105,20 @@ def test_compared_runs_show_their_differences_alone(capsys: pytest.CaptureFixtur
     assert [line.split() for line in config] == [["1", "2"], ["optimizer.lr", "0.01", "0.1"]]
     assert ["val/accuracy", "0.388889", "0.65"] in [line.split() for line in told.splitlines()]
     assert "all groups: 0.01 → 0.1 (10x)" in told
+
+
+def test_what_monitors_found_is_listed_selected_and_compared(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    low, high = (Finding(kind, 40, 30, "so it is") for kind in ("too_low", "diverging"))
+    records = "".join(json.dumps(one.record()) + "\n" for one in (low, high, low))
+    (outputs / "whole" / "findings.jsonl").write_text(records)
+    assert main(["list", "--sort", "findings"]) == 0
+    head, first, *_ = capsys.readouterr().out.splitlines()
+    assert "findings" in head
+    assert "too_low, diverging" in first
+    assert listed(capsys, "findings=diverging") == listed(capsys, "findings!=null") == ["whole"]
+    assert listed(capsys, "findings=plateau") == []
+    assert main(["compare", "whole", "interrupted"]) == 0
+    assert f"findings\n1  {low.line}\n1  {high.line}\n1  {low.line}\n\n" in capsys.readouterr().out
 
 
 def test_runs_of_another_folder_are_compared(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,15 +50,17 @@ def test_objectives_come_first_and_a_sweep_without_an_lr_writes_its_files(
     outcomes = []
     for number, decay in enumerate(("0.1", "0.2")):
         overrides, metrics = [f"optimizer.weight_decay={decay}"], {"test/accuracy": 0.9, "val/f1": 0.5 + number / 10}
-        folder = make_run(number, overrides, metrics)
+        folder = make_run(number, overrides, metrics, found=["too_low"] * number)
         outcomes.append(Outcome.finished(metrics, overrides=overrides, seconds=1.0, folder=folder / str(number)))
     show_summary(outcomes)
     assert not (folder / "sweep.csv").exists()  # a grid
-    capsys.readouterr()
+    row, line = capsys.readouterr().out.splitlines()[-2:]
+    assert row.split()[-4:] == ["finished", "1", "too", "low"]
+    assert line == "too low in 1 of 2 trials: 1"
     (folder / "sweep.yaml").write_text("settings: {metric: val/f1, mode: max}\n")
     show_summary(outcomes)
     (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job")]
-    assert shown[1:4] == ["optimizer.weight_decay", "val/f1", "test/accuracy"]
+    assert shown[1:4] == ["weight_decay", "val/f1", "test/accuracy"]
     assert {"sweep.csv", "sweep.html"} <= {path.name for path in folder.iterdir()}
 
 

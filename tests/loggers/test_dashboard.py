@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from equal_rows import varies
 
 from lrflow.cli import main
 from lrflow.errors import DivergedError, PrunedError, StoppedError
+from lrflow.finding import Finding
 from lrflow.loggers.csv_file import CSVLogger
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.loggers.loggers import build_loggers, close_loggers, log_rows
@@ -26,6 +28,7 @@ from lrflow.loggers.wandb_history import STEP, rows_of
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import train as train_task
+from lrflow.training.findings import Findings
 
 Values = Counter[tuple[int, str, str]]
 """How often each step, name and value was logged; single precision in hexadecimal where a dashboard has no more."""
@@ -258,6 +261,50 @@ def test_a_run_that_was_killed_and_is_resumed_has_each_value_once() -> None:
         assert len(client.search_runs([found.info.experiment_id])) == 1
 
 
+def alerts_of_wandb(folder: Path) -> list[str]:
+    from importlib import import_module
+
+    from lrflow.loggers import wandb_history
+
+    found = []
+    for path in sorted(folder.glob("wandb/*run-*/run-*.wandb")):
+        for content in wandb_history._records(path.read_bytes()):
+            record = import_module("wandb.proto.wandb_internal_pb2").Record()
+            record.ParseFromString(content)
+            if record.WhichOneof("record_type") == "alert":
+                found.append(record.alert.text)
+    return found
+
+
+def test_every_dashboard_has_each_finding_once(tmp_path: Path) -> None:
+    folder = RunFolder.at(tmp_path / "run")
+    low, high = Finding("too_low", 30, 10, "slow"), Finding("diverging", 50, 40, "fast", {}, 1.0, "optimizer.lr=1")
+    settings = {name: {"mode": "offline"} if name == "wandb" else {} for name in LOCAL}
+    for session in ([low, high], [low, high]):  # the second run is resumed from a checkpoint before both
+        loggers = build_loggers(settings, folder.path, lambda: About("x"))
+        findings = Findings(folder.path)
+        trainer = cast(Any, SimpleNamespace(is_global_zero=True, loggers=loggers))
+        findings.on_train_start(trainer, cast(Any, None))
+        for finding in session:
+            findings.report(trainer, finding)
+        log_rows(loggers[0], ["loss"], [[60, 1.0]])
+        close_loggers(loggers, Outcome.finished())
+    lines = [low.line, high.line]
+    if "wandb" in LOCAL:
+        assert alerts_of_wandb(folder.path) == lines
+    if "tensorboard" in LOCAL:
+        shown = texts_of(folder.path)
+        assert [shown["findings/too_low"], shown["findings/diverging"]] == lines
+    if "mlflow" in LOCAL:
+        tags = mlflow_run(folder.path)[1].data.tags
+        assert (tags["lrflow.findings"], tags["lrflow.findings.diverging"]) == ("too_low, diverging", high.line)
+    if "trackio" in LOCAL:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        alerts = SQLiteStorage.get_alerts("lrflow", run_id=folder.run_id)
+        assert sorted((one["step"], one["text"]) for one in alerts) == [(30, low.line), (50, high.line)]
+
+
 ENDS = [
     (Outcome.finished(), "FINISHED"),
     (Outcome.ended_early("a callback", 3, 9), "FINISHED"),
@@ -352,6 +399,11 @@ class Sometimes(Dashboard):
         if self.is_away:
             raise ConnectionError("no answer")
 
+    def show(self, findings: list[Finding]) -> None:
+        if self.is_away:
+            raise ConnectionError("no answer")
+        self.shown = findings
+
     def end(self, outcome: Outcome) -> None:
         self.ended = outcome.status
 
@@ -366,10 +418,11 @@ def test_a_dashboard_that_was_away_gets_the_missing_values_once(
         board.is_away = first in (5, 10, 20, 25)
         for logger in (csv_logger, board):
             log_rows(logger, ["loss", "lr"], [[step, 1.0, 2.0] for step in range(first, first + 5)])
+    Findings(tmp_path).report(cast(Any, SimpleNamespace(is_global_zero=True, loggers=[board])), Finding("x", 1, 1, "y"))
     board.is_away = False
     close_loggers([board], Outcome.finished())
     assert sorted(board.has) == [(step, name) for step in range(30) for name in ("loss", "lr")]
-    assert board.ended == "finished"
+    assert (board.ended, [one.kind for one in board.shown]) == ("finished", ["x"])
     assert caplog.text.count("logger.sometimes") == 1
     assert "logger.sometimes: cannot log: no answer; the values are logged later" in caplog.text
 

@@ -64,6 +64,16 @@ def test_the_table_shows_errors(swept: Path) -> None:
     assert "step 2: the loss is nan, at LR 1" in page
 
 
+def test_the_table_and_the_summary_have_what_monitors_found(swept: Path, make_run) -> None:
+    make_run(8, ["optimizer=sgd", "optimizer.lr=1e-4"], {"val/loss": 1.9}, found=["too_low", "plateau", "too_low"])
+    with (swept / "7" / "findings.jsonl").open("w") as file:
+        file.write('{"kind": "diverging", "step": 9}\n')
+    (swept / "1" / "findings.jsonl").write_text('{"kind": "plateau", "step": 9}\n')
+    found = [line for line in printed(swept).splitlines() if " in " in line and " of 9 trials: " in line]
+    assert found == ["! plateau in 2 of 9 trials: 1, 8", "! too low in 1 of 9 trials: 8"], "7 is shown as diverged"
+    assert "too low, plateau" in (swept / "sweep.html").read_text()
+
+
 def test_prints_a_summary(swept: Path) -> None:
     lines = printed(swept).splitlines()
     assert lines[1].split()[:2] == ["sgd", "0.01"]

@@ -183,14 +183,16 @@ def test_overrides_of_a_resumed_trial_are_not_swept_keys(record: str, make_run) 
 
 def test_the_csv_has_one_row_per_trial(make_run, tmp_path: Path) -> None:
     make_run(0, ["optimizer.lr=0.1", "optimizer=sgd"], {"val/loss": 0.5, "test/loss": 0.6})
-    folder = make_run(1, ["optimizer.lr=1", "optimizer=adamw"], status="failed", error="the loss is inf", steps=None)
+    typed = ["optimizer.lr=1", "optimizer=adamw"]
+    folder = make_run(1, typed, status="failed", error="the loss is inf", steps=None, found=["too_high", "x", "x"])
     with read_sweep(folder).write_csv(tmp_path / "sweep.csv").open(newline="") as file:
         head, *rows = csv.reader(file)
     assert head == [
-        "trial", "status", "optimizer.lr", "optimizer", "val/loss", "test/loss", "steps", "seconds", "folder", "error",
+        "trial", "status", "optimizer.lr", "optimizer", "val/loss", "test/loss", "steps", "seconds", "folder",
+        "findings", "error",
     ]  # fmt: skip
-    assert rows[0] == ["0", "finished", "0.1", "sgd", "0.5", "0.6", "60", "1.5", "0", ""]
-    assert rows[1] == ["1", "diverged", "1", "adamw", "", "", "", "1.5", "1", "the loss is inf"]
+    assert rows[0] == ["0", "finished", "0.1", "sgd", "0.5", "0.6", "60", "1.5", "0", "", ""]
+    assert rows[1] == ["1", "diverged", "1", "adamw", "", "", "", "1.5", "1", "too_high, x", "the loss is inf"]
 
 
 def test_finds_sweeps(make_run, tmp_path: Path) -> None:

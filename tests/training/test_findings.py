@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from lrflow.errors import DivergedError
-from lrflow.training.findings import Finding, Findings, read_findings
+from lrflow.finding import Finding, read_findings
+from lrflow.training.findings import Findings
 
 LOUD = Finding(
     "too_low", 40, 10, "the loss falls in a line", {"cosine": 0.99, "loss": float("nan")}, 0.8, "optimizer.lr=1"
@@ -28,11 +30,8 @@ def test_a_kind_is_logged_once_and_recorded_each_time(tmp_path: Path, caplog: py
         findings.report(cast(Any, Trainer), LOUD)
     assert caplog.messages == ["too low since step 10: the loss falls in a line; try optimizer.lr=1"]
     assert caplog.records[0].levelno == logging.WARNING
-    expected = {
-        "kind": "too_low", "step": 40, "since": 10, "message": "the loss falls in a line",
-        "evidence": {"cosine": 0.99, "loss": "nan"}, "confidence": 0.8, "remedy": "optimizer.lr=1",
-    }  # fmt: skip
-    assert read_findings(tmp_path) == findings.records == [expected, expected]
+    assert findings.records == [LOUD.record()] * 2
+    assert [one.record() for one in read_findings(tmp_path)] == findings.records
 
 
 def test_a_resumed_run_keeps_the_findings_of_its_checkpoint(tmp_path: Path) -> None:
@@ -40,12 +39,15 @@ def test_a_resumed_run_keeps_the_findings_of_its_checkpoint(tmp_path: Path) -> N
     findings.report(cast(Any, Trainer), LOUD)
     state = json.loads(json.dumps(findings.state_dict()))
     findings.report(cast(Any, Trainer), LOUD)
-    with (tmp_path / "findings.jsonl").open("a") as file:
-        file.write('{"kind": "to')
     assert len(read_findings(tmp_path)) == 2
     resumed.load_state_dict(state)
     resumed.on_train_start(cast(Any, Trainer), cast(Any, None))
     assert len(read_findings(tmp_path)) == 1
+    told: list[tuple[int, bool]] = []
+    logger = SimpleNamespace(report_finding=lambda finding, again: told.append((finding.step, again)))
+    for finding in (LOUD, replace(LOUD, step=50)):
+        resumed.report(cast(Any, SimpleNamespace(is_global_zero=True, loggers=[logger, None])), finding)
+    assert told == [(40, True), (50, False)], "loggers know what the run reported before it was interrupted"
 
 
 def test_stop_ends_the_run(tmp_path: Path) -> None:

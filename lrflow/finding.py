@@ -1,0 +1,82 @@
+"""Something that a monitor found in a run (`Finding`), and the file in the run folder that records it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lrflow.runs import FINDINGS
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a monitor found in a run.
+
+    Args:
+        kind: what it is, such as `diverging`: the name of its monitor in `health`.
+        step: the number of optimizer steps that were made when it was found.
+        since: the first step that shows it.
+        message: what happened, in words with numbers, without a full stop: `the loss rose from 0.3 to 2.1`.
+        evidence: the numbers that it was judged by.
+        confidence: the probability that it is true, as measured by `benchmarks/health`; from 0 to 1.
+        remedy: what to change, in words of the config: `optimizer.lr=0.003, or schedule.warmup=10%`. Empty: unknown.
+    """
+
+    kind: str
+    step: int
+    since: int
+    message: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    confidence: float = 1.0
+    remedy: str = ""
+
+    @property
+    def line(self) -> str:
+        """The finding in one line."""
+        since = f" since step {self.since:,}" if self.since < self.step else f" at step {self.step:,}"
+        remedy = f"; try {self.remedy}" if self.remedy else ""
+        return f"{spoken(self.kind)}{since}: {self.message}{remedy}"
+
+    def record(self) -> dict[str, Any]:
+        """Return the finding as plain data; numbers that are not finite are text, which JSON can hold."""
+        evidence = {name: float(value) for name, value in self.evidence.items()}
+        finite = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
+        return {**asdict(self), "step": int(self.step), "since": int(self.since), "evidence": finite}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Finding:
+        """Return the finding of a record; of one that lacks fields, what can be read."""
+        evidence = record.get("evidence")
+        numbers = {name: float(value) for name, value in evidence.items()} if isinstance(evidence, Mapping) else {}
+        step, confidence = int(record.get("step", 0)), float(record.get("confidence", 1.0))
+        since, message, remedy = int(record.get("since", step)), record.get("message", ""), record.get("remedy", "")
+        return cls(str(record["kind"]), step, since, str(message), numbers, confidence, str(remedy))
+
+
+def spoken(kind: str) -> str:
+    """Return the kind of a finding in words: `too low` of `too_low`."""
+    return kind.replace("_", " ")
+
+
+def kinds_of(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return the kinds of findings, each once, in the order in which they were found."""
+    return tuple(dict.fromkeys(finding.kind for finding in findings))
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """Return the findings in the findings.jsonl of a run folder; lines that cannot be read are left out."""
+    findings = []
+    try:
+        lines = (folder / FINDINGS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    for line in lines:
+        try:
+            findings.append(Finding.from_record(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError):  # such as the last line of a killed run
+            continue
+    return findings

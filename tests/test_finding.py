@@ -1,0 +1,39 @@
+"""Findings survive their record, and a file that is damaged yields those that can be read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from lrflow.finding import Finding, kinds_of, read_findings
+
+LOUD = Finding(
+    "too_low", 1040, 10, "the loss falls in a line", {"cosine": 0.99, "loss": math.inf}, 0.8, "optimizer.lr=1"
+)
+
+
+def test_a_finding_in_one_line() -> None:
+    assert LOUD.line == "too low since step 10: the loss falls in a line; try optimizer.lr=1"
+    assert Finding("x", 1040, 1040, "it is so").line == "x at step 1,040: it is so"
+
+
+def test_a_record_has_plain_values_and_is_read_back() -> None:
+    record = json.loads(json.dumps(LOUD.record()))
+    assert record["evidence"] == {"cosine": 0.99, "loss": "inf"}
+    assert Finding.from_record(record) == LOUD
+
+
+def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    assert read_findings(tmp_path) == []
+    lines = [
+        json.dumps(LOUD.record()),
+        "[1]",
+        '{"step": 3}',
+        '{"kind": "a", "step": "x"}',
+        '{"kind": "a"}',
+        '{"kind": "to',
+    ]
+    (tmp_path / "findings.jsonl").write_text("\n".join([*lines[:-1], lines[0], lines[-1]]))
+    assert read_findings(tmp_path) == [LOUD, Finding("a", 0, 0, ""), LOUD]
+    assert kinds_of(read_findings(tmp_path)) == ("too_low", "a")
