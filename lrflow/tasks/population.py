@@ -32,7 +32,7 @@ from lrflow.tasks.population_checks import (
 )
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
-from lrflow.training.group_norms import norms_interval
+from lrflow.training.group_norms import measuring_intervals
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
@@ -214,7 +214,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
             config.trainer.log_every,
             bool(config.task.test),
             config.trainer.compile,
-            norms_interval(config, running[0][2].plan.horizon),
+            measuring_intervals(config, running[0][2].plan.horizon)[0],
         ).run()
         seconds = time.monotonic() - started
         return {

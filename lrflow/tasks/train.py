@@ -57,7 +57,7 @@ from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.freezing import freezing_callbacks
-from lrflow.training.group_norms import norms_interval
+from lrflow.training.group_norms import measuring_intervals
 from lrflow.training.interrupt import ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
@@ -309,7 +309,7 @@ def prepare(
     if averaging := averaging_of(config.average, length):
         report(averaging.describe())
     report_advice(config, plan, length, report)
-    signals = Signals(plan, config.trainer.log_every, norms_interval(config, length), config.signals.machine)
+    signals = Signals(plan, config.trainer.log_every, *measuring_intervals(config, length), config.signals.machine)
     watched = Watched(trainer, data, plan, folder.path, config.seed, signals, length)
     monitors = build_monitors(config, watched)
     for line in [*filter(None, (monitor.describe() for monitor in monitors)), *early_ends(config, length)]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lrflow.training.group_norms import GroupNorms
+from lrflow.training.noise_scale import NOISE_SCALE, GradientNoise
 
 DATA_TIME = "train/data_time"
 """Column of the seconds of a step for which the process waited for data."""
@@ -33,6 +34,7 @@ class Block:
             [n, groups], float64. None if no optimizer estimates its LR.
         settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
         norms: norms of each group at some of the steps; None: they are not measured.
+        noise: estimates of the gradient noise at some of the steps; None: there are none.
         machine: what these steps took of the machine, by column (see `machine_use`); empty: it is not measured.
         skipped: whether `training_step` returned None for every batch of the step, which then has no loss and no
             gradient; [n], or one value for all, bool.
@@ -48,6 +50,7 @@ class Block:
     settings: Mapping[str, np.ndarray] = field(default_factory=dict)
     data_seconds: np.ndarray | None = None
     norms: GroupNorms | None = None
+    noise: GradientNoise | None = None
     machine: Mapping[str, float] = field(default_factory=dict)
     skipped: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
 
@@ -77,6 +80,7 @@ class Block:
             settings={name: values[rows] for name, values in self.settings.items()},
             data_seconds=None if self.data_seconds is None else self.data_seconds[rows],
             norms=None if self.norms is None else self.norms.part(rows.start, rows.stop),
+            noise=None if self.noise is None else self.noise.part(rows.start, rows.stop),
             machine=self.machine if rows.stop == len(self) else {},
             skipped=self.skipped[rows],
         )
@@ -112,6 +116,9 @@ class Block:
             for row, cells in zip(self.norms.rows.tolist(), measured, strict=True):
                 defined = [None if cell != cell else cell for cell in cells]
                 further[row] |= zip(also, defined, strict=True)
+        if self.noise is not None:
+            for row, scale in zip(self.noise.rows.tolist(), self.noise.scale.tolist(), strict=True):
+                further[row][NOISE_SCALE] = scale if scale == scale else None
         if self.machine:
             further[len(self) - 1] |= self.machine
         for more, indices in groupby(range(len(self)), lambda index: tuple(further.get(index, ()))):

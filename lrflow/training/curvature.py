@@ -304,7 +304,7 @@ def module_loss(module: pl.LightningModule, batches: Sequence[Any]) -> Callable[
         A function from parameters by their names in the module to a scalar; it raises ValueError if the training step
         skips every batch.
     """
-    step = _TrainingStep(module)
+    step = TrainingStep(module)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         named = {f"module.{name}": tensor for name, tensor in parameters.items()}
@@ -345,7 +345,7 @@ def as_pure_function(module: pl.LightningModule) -> Iterator[None]:
             yield
 
 
-class _TrainingStep(nn.Module):
+class TrainingStep(nn.Module):
     """Makes the training step a forward pass, so that `functional_call` can run it."""
 
     def __init__(self, module: pl.LightningModule) -> None:
@@ -353,6 +353,7 @@ class _TrainingStep(nn.Module):
         self.module = module
 
     def forward(self, batch: Any, index: int) -> Tensor | None:
+        """Return the loss of a batch; None: the step skips it."""
         step = self.module.training_step
         output: Any = step(batch, index) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(batch)
         loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output

@@ -62,17 +62,18 @@ class GroupNorms:
         return {COSINE: self.cosine, **found}
 
 
-def norms_interval(config: Config, length: Horizon) -> int | None:
-    """Return the steps between two measurements of a run; None: nothing is measured, as where devices share weights.
+def measuring_intervals(config: Config, length: Horizon) -> tuple[int | None, int | None]:
+    """Return the steps between measurements of norms, and of half batches; None: never, as if devices share weights.
 
     Args:
         config: of the run.
         length: of the run without its cooldown.
     """
-    every = config.signals.every
-    if every is None or config.trainer.strategy_name.startswith(("fsdp", "deepspeed")):
-        return None
-    return max(1, every.steps(length))
+    if config.trainer.strategy_name.startswith(("fsdp", "deepspeed")):
+        return None, None
+    intervals = config.signals.every, config.signals.half_batches
+    norms, halves = (None if every is None else max(1, every.steps(length)) for every in intervals)
+    return norms, halves
 
 
 class NormMeter:

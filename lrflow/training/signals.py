@@ -24,6 +24,7 @@ from lrflow.training.branches import FollowsPlan
 from lrflow.training.group_norms import RunMeter
 from lrflow.training.machine import machine_use
 from lrflow.training.metric_reading import MeanLoss
+from lrflow.training.noise_meter import NoiseMeter
 
 
 class Signals(Callback, FollowsPlan):
@@ -41,10 +42,19 @@ class Signals(Callback, FollowsPlan):
         plan: the plan of the run.
         every: number of steps between two readings.
         norms_every: number of steps between measurements of each group's norms (see `RunMeter`); None: none.
+        halves_every: number of steps between measurements of the gradient noise by half a batch (see `NoiseMeter`);
+            None: none. Steps whose batch has parts are measured together with the norms.
         machine: whether to log what the steps take of the machine (see `machine_use`), and their time waiting for data.
     """
 
-    def __init__(self, plan: Plan, every: int, norms_every: int | None = None, machine: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        every: int,
+        norms_every: int | None = None,
+        halves_every: int | None = None,
+        machine: bool = False,
+    ) -> None:
         self._plan = plan
         self._always = ["train/loss", "train/grad_norm", "train/step_time"]
         self._always += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
@@ -59,8 +69,10 @@ class Signals(Callback, FollowsPlan):
         self._norms: dict[int, torch.Tensor] = {}  # of the optimizers that the module stepped itself in this step
         self._norms_every = norms_every
         self._machine = machine
+        self._halves_every = halves_every
         self._meter: RunMeter | None = None
-        self._meter_state: Mapping[str, Any] = {}  # of the checkpoint from which the run is resumed
+        self._noise: NoiseMeter | None = None
+        self._saved: Mapping[str, Any] = {}  # of the checkpoint from which the run is resumed
         self._trained = False  # whether any step of the run had a gradient
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -88,10 +100,14 @@ class Signals(Callback, FollowsPlan):
                 *(f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names),
             ]
         self._count = 0
-        self._buffer = torch.zeros(self._every, 2, device=pl_module.device)
+        self._buffer = torch.zeros(self._every, 3, device=pl_module.device)  # of `collected` in `flush`
         if self._norms_every is not None:
             self._meter = RunMeter(self._norms_every, groups, self._plan, self._every)
-            self._meter.load_state_dict(self._meter_state)
+            self._meter.load_state_dict(self._saved.get("norms", {}))
+        if self._norms_every is not None or self._halves_every is not None:
+            noise = NoiseMeter(trainer, pl_module)
+            noise.load_state_dict(self._saved.get("noise", {}))
+            self._noise = noise if noise.can_measure else None
         self._loss = MeanLoss(pl_module.device)
         self._rates: list[list[Any]] = []
         self._rates_after: list[list[Any]] = []  # after each step
@@ -112,6 +128,28 @@ class Signals(Callback, FollowsPlan):
         self._skipped: list[bool] = []
         self._last_step = trainer.global_step
         self._clock = self._read_at = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the batch if the gradient noise of this step is measured."""
+        if self._noise is None:
+            return
+        step = self._last_step + self._count
+        if self._noise.has_parts:
+            self._noise.see(batch if self._meter is not None and self._meter.is_due(step) else None)
+        elif self._halves_every is not None and step % self._halves_every == 0:
+            self._noise.measure_half(trainer, pl_module, batch, batch_idx)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Watch the gradient of a part of the step's batch."""
+        if self._noise is not None and self._noise.has_parts:
+            self._noise.begin(self._parameters)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End the part of the step's batch."""
+        if self._noise is not None:
+            self._noise.end()
 
     def follow(self, plan: Plan) -> None:
         """Compare the LRs with another plan, which has the same LRs up to the step that was made last."""
@@ -140,8 +178,13 @@ class Signals(Callback, FollowsPlan):
                 self._norms[id(optimizer)] = norm
                 norm = torch.linalg.vector_norm(torch.stack([*self._norms.values()]))
             self._buffer[self._count, 1] = norm
-        elif not self._norms:
-            self._buffer[self._count, 1] = 0.0
+            if self._noise is not None and (parts := self._noise.finish(self._count)) is not None:
+                self._buffer[self._count, 2] = parts
+        else:
+            if self._noise is not None:
+                self._noise.drop()
+            if not self._norms:
+                self._buffer[self._count, 1] = 0.0
         self._record_rates()
 
     def _record_rates(self) -> None:
@@ -219,14 +262,15 @@ class Signals(Callback, FollowsPlan):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps of this callback."""
-        return {"trained": self._trained, **({"norms": self._meter.state_dict()} if self._meter else {})}
+        meters = {"norms": self._meter, "noise": self._noise}
+        return {"trained": self._trained, **{name: one.state_dict() for name, one in meters.items() if one is not None}}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Restore the state; runs of earlier versions, which did not save it, count as trained."""
-        saved = checkpoint.get("callbacks", {}).get(self.state_key, {})
-        self._trained, self._meter_state = saved.get("trained", True), saved.get("norms", {})
+        self._saved = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        self._trained = self._saved.get("trained", True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Emit the steps before the error."""
@@ -248,7 +292,7 @@ class Signals(Callback, FollowsPlan):
         """
         if not self._count:
             return
-        collected = self._buffer[: self._count].double()
+        collected = self._buffer[: self._count].double()  # loss, gradient norm, mean squared norm of parts of the batch
         if all_ranks and trainer.world_size > 1:
             torch.distributed.all_reduce(collected)
             collected /= trainer.world_size
@@ -269,6 +313,7 @@ class Signals(Callback, FollowsPlan):
             settings=self._take_settings(),
             data_seconds=np.array(self._data_seconds) if self._machine else None,
             norms=self._meter.take()[0] if self._meter else None,
+            noise=self._noise.take(values[:, 2], values[:, 1]) if self._noise else None,
             machine=machine_use(trainer, self._count, sum(self._seconds)) if self._machine else {},
             skipped=np.array(self._skipped),
         )

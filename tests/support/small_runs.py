@@ -100,6 +100,7 @@ class Options:
     log_every: int = 4
     norms_every: int | None = 3  # an interruption may fall into a pair of measured steps
     machine: bool = True
+    halves_every: int | None = None
     batch_size: int = 16
     val_size: int = 32
     drop_last: bool = False
@@ -291,7 +292,7 @@ def build(
     plan = compile_branched(groups, options.schedule, horizon, branches, settings)
     record, blocks = Recorder(), Blocks()
     back = rollback(folder=RunFolder(folder), source=resume) if rollback else None
-    signals = Signals(plan, options.log_every, options.norms_every, options.machine)
+    signals = Signals(plan, options.log_every, options.norms_every, options.halves_every, options.machine)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         horizon,
