@@ -62,7 +62,8 @@ class Reference:
 
     Args:
         best_lr: the LR with the best mean of the seeds' best validation metrics.
-        good: the lowest and the highest LR for which this mean has a regret of at most `SMALL`.
+        good: the lowest LR whose mean has a regret of at most `SMALL`, and the highest whose final metric has, if that is
+            above `best_lr`.
         best: the best mean; smaller is better.
         untrained: the metric of the untrained model.
         loss: the training loss at `best_lr`, averaged over `WINDOW` and the seeds; [steps].
@@ -137,9 +138,11 @@ def _reference(runs: Iterable[Recorded], problem: Problem, untrained: float, unt
     scores = {rate: float(np.mean([metric(problem, run).min() for run in some])) for rate, some in of_rate.items()}
     best = min(scores, key=lambda rate: scores[rate])
     limit = scores[best] + SMALL * (untrained - scores[best])
-    good = [rate for rate, value in scores.items() if value <= limit]
+    low = min(rate for rate, value in scores.items() if value <= limit)
+    ends = {rate: float(np.mean([final(metric(problem, run)) for run in some])) for rate, some in of_rate.items()}
+    high = max([best, *(rate for rate, value in ends.items() if value <= limit)])
     loss = np.mean([smoothed(run.loss) for run in of_rate[best]], axis=0)
-    return Reference(best, (min(good), max(good)), scores[best], untrained, loss, untrained_loss)
+    return Reference(best, (low, high), scores[best], untrained, loss, untrained_loss)
 
 
 def _label(problem: Problem, run: Recorded, reference: Reference, annealed: Recorded | None) -> Label:
@@ -157,12 +160,14 @@ def _label(problem: Problem, run: Recorded, reference: Reference, annealed: Reco
         shown["nonfinite"] = int(np.argmin(np.isfinite(run.loss))) if not np.isfinite(run.loss).all() else run.steps
     above = _mostly(~(run.loss <= ABOVE * reference.untrained_loss) if has_loss else ~np.isfinite(run.loss))
     if run.cell.illness == "none":
-        if rate > reference.best_lr:
+        if rate > reference.good[1]:
             truth["too_high"] = _beyond(regret) if lost else (False if regret <= SMALL else None)
             truth["diverging"] = _beyond(regret) if above.any() else False
+        elif rate > reference.best_lr and regret > SMALL:
+            truth["too_high"] = None
         if rate < reference.good[0] and lost:
             truth["too_low"] = _beyond(best_regret)
-        elif rate < reference.good[1] and best_regret > SMALL:
+        elif rate < reference.best_lr and best_regret > SMALL:
             truth["too_low"] = None
         if run.cell.schedule == "constant" and annealed is not None and rate >= reference.best_lr and has_loss:
             worse = reference.regret(final(values)) - reference.regret(final(metric(problem, annealed)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+
+DENSE_SEEDS = 3
 
 COMMON = (
     "trust=benchmarks",
@@ -60,6 +63,8 @@ class Problem:
         high: highest LR, as a power of ten.
         runs: for each schedule the number of seeds.
         ill: for each illness its overrides; ill runs have the LRs around `good`.
+        dense: LRs, as powers of ten, between which the grid has four LRs per decade and `DENSE_SEEDS` seeds: where runs
+            are healthy or just too high; None: nowhere.
         good: an LR at which the problem trains well, as a power of ten; not necessarily the best.
         metric: validation metric that decides which LR is best.
         maximum: whether a higher metric is better.
@@ -74,15 +79,18 @@ class Problem:
     high: float
     runs: dict[str, int] = field(default_factory=lambda: {"cosine": 2, "constant": 1})
     ill: dict[str, str] = field(default_factory=dict)
+    dense: tuple[float, float] | None = None
     good: float = 0.0
     metric: str = "val/loss"
     maximum: bool = False
 
     def cells(self) -> Iterator[Cell]:
-        """Yield all runs: the grid of LRs, half a decade apart, for each schedule and seed, then the ill runs."""
+        """Yield all runs: the grid of LRs for each schedule and seed, then the ill runs."""
         for schedule, seeds in self.runs.items():
-            for seed in range(seeds):
-                yield from (Cell(self.name, schedule, lr, seed) for lr in _rates(self.low, self.high))
+            grid = list(product(range(seeds), _rates(self.low, self.high)))
+            if self.dense is not None:
+                grid += product(range(DENSE_SEEDS), _rates(*self.dense, per_decade=4))
+            yield from (Cell(self.name, schedule, lr, seed) for seed, lr in dict.fromkeys(grid))
         for illness in self.ill:
             for schedule in self.runs:
                 rates = _rates(self.good - 0.5, self.good)
@@ -95,9 +103,9 @@ class Problem:
         return [*self.options.split(), f"trainer.max_steps={self.steps}", *COMMON, *varied, *ill]
 
 
-def _rates(low: float, high: float) -> list[str]:
-    count = round((high - low) * 2) + 1
-    return [f"{10 ** (low + number / 2):.2g}" for number in range(count)]
+def _rates(low: float, high: float, per_decade: int = 2) -> list[str]:
+    count = round((high - low) * per_decade) + 1
+    return [f"{10 ** (low + number / per_decade):.2g}" for number in range(count)]
 
 
 def _data(name: str, facts: str, options: str) -> str:
@@ -140,16 +148,19 @@ PROBLEMS = (
         "digits-momentum", "digits, MLP, momentum", False,
         f"{_DIGITS} {_MLP} optimizer=momentum trainer.val_every=5%", 500, -6, 1,
         ill=_ILL, good=-1.5,
+        dense=(-2, 0.75),
     ),
     Problem(
         "digits-adamw", "digits, MLP, AdamW", True,
         f"{_DIGITS} {_MLP} optimizer=adamw trainer.val_every=5%", 500, -6, 0.5,
         ill=_ILL, good=-2.5,
+        dense=(-3, 0.25),
     ),
     Problem(
         "logistic", "digits, logistic regression, SGD", False,
         f"{_DIGITS} model=logistic optimizer=sgd trainer.val_every=5%", 500, -5, 1.5,
         ill=_ILL, good=-1,
+        dense=(-0.5, 1.5),
     ),
     Problem(
         "diabetes", "diabetes, MLP, AdamW", False,
@@ -158,11 +169,13 @@ PROBLEMS = (
     Problem(
         "few-clothes", "400 clothes, MLP, momentum", False,
         f"{_FEW_CLOTHES} {_MLP} model.dropout=0 optimizer=momentum trainer.val_every=5%", 800, -6, 1,
+        dense=(-0.5, 0.75),
     ),
     Problem(
         "friedman", "Friedman's regression, MLP, SGD", True,
         f"{_FRIEDMAN} {_MLP} model.norm=false model.dropout=0 optimizer=sgd trainer.val_every=5%", 600, -6, 1,
         ill={"noisy": _ILL["noisy"], "sorted": _ILL["sorted"]}, good=-1.5,
+        dense=(-2, 0),
     ),
     Problem(
         "breast-cancer", "breast cancer, MLP, Adam", True,
@@ -172,6 +185,7 @@ PROBLEMS = (
     Problem(
         "few-digits", "150 digits, MLP, AdamW", True,
         f"{_FEW_DIGITS} {_MLP} model.dropout=0 optimizer=adamw trainer.val_every=5% data.illness=noisy", 600, -6, 0.5,
+        dense=(-1, 0.5),
     ),
     Problem(
         "charlm", "Shakespeare, transformer, AdamW", False,
