@@ -4,6 +4,7 @@
     python -m benchmarks.health --runs FOLDER logistic ppo     # make the missing runs of these problems
     python -m benchmarks.health --runs FOLDER all --processes 2
     python -m benchmarks.health --runs FOLDER --judge          # labels.csv in FOLDER, and the tables of README.md
+    python -m benchmarks.health --runs FOLDER --judge --settings   # with thresholds chosen on all problems but one
 
 All runs together take about half an hour of one core. Each is kept as a run folder without checkpoints, so an
 interrupted measurement can be continued.
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from benchmarks.health.findings import Replay
+from benchmarks.health.findings import Replay, default_nodes, setting_nodes
 from benchmarks.health.labels import Label, label, write
 from benchmarks.health.problems import PROBLEMS, Problem
 from benchmarks.health.recorded import read_all
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most", type=int, help="maximum number of runs per problem")
     parser.add_argument("--processes", type=int, default=1, help="problems to run at the same time")
     parser.add_argument("--judge", action="store_true", help="label the runs, judge the detectors, write the tables")
+    parser.add_argument("--settings", action="store_true", help="judge other settings of lrflow's detectors as well")
     chosen = parser.parse_args(arguments)
     some = [problem for problem in PROBLEMS if {problem.name, "all"} & set(chosen.names)]
     if some:
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         labels = labels_of(PROBLEMS, chosen.runs)
         write(labels, chosen.runs / "labels.csv")
         replay = Replay(chosen.runs)
-        print(write_tables([Judged(one, speak(one.run), replay(one.run)) for one in labels]))
+        others = Replay(chosen.runs, setting_nodes(default_nodes()) if chosen.settings else {})
+        print(write_tables([Judged(one, speak(one.run), replay(one.run), others(one.run)) for one in labels]))
     return 0
 
 

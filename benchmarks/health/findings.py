@@ -31,6 +31,26 @@ def default_nodes() -> Nodes:
     return lrflow.compose("health=watch").monitors
 
 
+SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "diverging": ("factor", (1.1, 1.5, 2.5)),
+    "too_high": ("lost", (0.6, 0.8, 0.95)),
+    "too_low": ("straightness", (0.15, 0.25, 0.4)),
+    "overfitting": ("rise", (0.02, 0.05, 0.1)),
+    "oscillating": ("scatter", (0.04, 0.08, 0.16)),
+}
+"""The argument of each detector that is chosen without a problem to be judged on it, and its values."""
+
+
+def setting_nodes(nodes: Nodes) -> dict[str, dict[str, Any]]:
+    """Return each detector with each of its `SETTINGS`, by names such as `diverging 1.5`."""
+    return {
+        f"{kind} {value:g}": {**nodes[kind], argument: value}
+        for kind, (argument, values) in SETTINGS.items()
+        if kind in nodes
+        for value in values
+    }
+
+
 class Replay:
     """Judges recorded runs by detectors.
 

@@ -62,8 +62,8 @@ class Reference:
 
     Args:
         best_lr: the LR with the best mean of the seeds' best validation metrics.
-        good: the lowest LR whose mean has a regret of at most `SMALL`, and the highest whose final metric has, if that is
-            above `best_lr`.
+        good: the lowest LR whose mean has a regret of at most `SMALL`, and the highest whose mean at the end has;
+            `best_lr` if that is higher.
         best: the best mean; smaller is better.
         untrained: the metric of the untrained model.
         loss: the training loss at `best_lr`, averaged over `WINDOW` and the seeds; [steps].

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.health.judge import EITHER, Score, score
+from benchmarks.health.judge import EITHER, Score, leave_one_out, score
 from benchmarks.health.labels import KINDS, Label
 from benchmarks.health.problems import PROBLEMS
 from benchmarks.health.recorded import Recorded
@@ -16,6 +16,7 @@ from benchmarks.health.rules import PEERS
 
 PAGE = Path(__file__).parent / "README.md"
 FIRST, LAST = "<!-- measured by python -m benchmarks.health -->", "<!-- end of what was measured -->"
+LRFLOW = "**lrflow**"
 SHOWN = ("diverging", "too_high", EITHER, "too_low", "overfitting", "oscillating", "nonfinite")
 
 
@@ -27,16 +28,19 @@ class Judged:
         label: the outcome of the run.
         peers: the step at which each rule of `PEERS` first spoke, by its name.
         findings: the step of lrflow's first finding of each kind; None: its detectors were not asked.
+        settings: the same for its detectors with other settings, named as in `setting_nodes`.
     """
 
     label: Label
     peers: Mapping[str, int]
     findings: Mapping[str, int] | None = None
+    settings: Mapping[str, int] = field(default_factory=dict)
 
 
 def tables(judged: Sequence[Judged]) -> str:
     """Return all tables in Markdown."""
-    return "\n\n".join([_runs(judged), _scores(judged), _alarms(judged)])
+    asked = any(one.findings is not None for one in judged)
+    return "\n\n".join([_runs(judged), _scores(judged), _alarms(judged), *([_problems(judged)] if asked else [])])
 
 
 def _runs(judged: Sequence[Judged]) -> str:
@@ -76,12 +80,43 @@ def _scores(judged: Sequence[Judged]) -> str:
     return lines(rows)
 
 
+def _problems(judged: Sequence[Judged]) -> str:
+    """Hits, misses and alarms of lrflow's detectors on each problem, and with settings that others chose."""
+    heads = [f"`{kind}`" for kind in SHOWN]
+    rows = [["found, missed, wrong", *heads], ["---"] * (len(heads) + 1)]
+    labels = [one.label for one in judged]
+    detectors = {kind: dict(_detectors(judged, kind))[LRFLOW] for kind in SHOWN}
+    for problem in PROBLEMS:
+        own = [label for label in labels if label.run.cell.problem == problem.name]
+        if own:
+            rows.append([problem.title, *(_counts(score(own, kind, detectors[kind])) for kind in SHOWN)])
+    rows.append(["**all**", *(_counts(score(labels, kind, detectors[kind])) for kind in SHOWN)])
+    if any(one.settings for one in judged):
+        rows.append(
+            ["all, each with the setting that is best on the others", *(_left_out(judged, kind) for kind in SHOWN)]
+        )
+    return lines(rows)
+
+
+def _left_out(judged: Sequence[Judged], kind: str) -> str:
+    said = {one.label.run.cell: one.settings for one in judged}
+    names = sorted({name for one in judged for name in one.settings if name.startswith(f"{kind} ")})
+    if not names:
+        return ""
+    settings = {name: lambda run, name=name: said[run.cell].get(name) for name in names}
+    return _counts(leave_one_out([one.label for one in judged], kind, settings))
+
+
+def _counts(score: Score) -> str:
+    return f"{score.hits}, {score.misses}, {score.alarms}"
+
+
 def _alarms(judged: Sequence[Judged]) -> str:
     """In how many healthy runs each detector spoke."""
     rows = [["spoke in healthy runs", "set", "judge"], ["---"] * 3]
     names: list[tuple[str, Callable[[Judged], bool]]] = []
     if any(one.findings is not None for one in judged):
-        names.append(("**lrflow**, any kind", lambda one: bool(one.findings)))
+        names.append((f"{LRFLOW}, any kind", lambda one: bool(one.findings)))
         for kind in sorted({kind for one in judged for kind in one.findings or {}}):
             names.append((f"lrflow, `{kind}`", lambda one, kind=kind: kind in (one.findings or {})))  # type: ignore[misc]
     names += [(peer.name, lambda one, name=peer.name: name in one.peers) for peer in PEERS]  # type: ignore[misc]
@@ -103,7 +138,7 @@ def _detectors(judged: Sequence[Judged], kind: str) -> Iterable[tuple[str, Calla
         return min((found[name] for name in kinds if name in found), default=None)
 
     if any(one.findings is not None for one in judged):
-        yield "**lrflow**", of_lrflow
+        yield LRFLOW, of_lrflow
     for peer in PEERS:
         if set(kinds) & set(peer.kinds):
             yield peer.name, lambda run, name=peer.name: said[run.cell].peers.get(name)  # type: ignore[misc]
