@@ -36,8 +36,11 @@ class Diverging(Detector):
         """Return the finding if the loss is above the untrained level."""
         if history.step < 2 * _STEPS or not history.facts.losses:
             return None
-        loss = history.recent["loss"][-_STEPS:]
-        now = float(np.median(np.where(np.isfinite(loss), loss, np.inf)))
+        loss = history.recent["loss"]
+        loss = loss[~np.isnan(loss)][-_STEPS:]  # without steps that were left out, and NaN, which NonFinite finds
+        if len(loss) < _STEPS:
+            return None
+        now = float(np.median(loss))
         untrained = float(history.first[0])
         best = float(history.bins["loss"].means.min(initial=untrained))
         if not now > best + self._factor * max(untrained - best, abs(untrained) * 0.1):

@@ -68,6 +68,11 @@ class Recover:
         if request.not_finite and self._skip == "batches" and onset is None and (same or not again):
             until = request.step + 1 + self._margin
             return Response(request.since, guard=until, skip=[request.step] if same else ())
+        if last is not None and (request.step, request.since) == (last.step, last.since) and last.skipped:
+            # The same batches fail with other weights, so the last cut was a mistake.
+            before_it = past[-2].factor if len(past) > 1 else 1.0
+            steps, until = range(request.since, request.step + 1), request.step + 1 + self._margin
+            return Response(request.since, before_it / last.factor, 0, steps, until, is_certain=True)
         since = request.since if onset is None else min(onset, request.since)
         if last is not None and again and last.factor < 1:
             since = min(since, last.to - 1)

@@ -69,6 +69,7 @@ class Response:
         rewarm: steps over which the LR rises to its new value.
         skip: steps whose batches are left out.
         guard: up to this step every batch is checked, and left out where it or its loss is not finite.
+        is_certain: whether batches are known to be the cause, so that many in a row may be left out.
     """
 
     since: int
@@ -76,6 +77,7 @@ class Response:
     rewarm: int = 0
     skip: Sequence[int] = ()
     guard: int = 0
+    is_certain: bool = False
 
 
 class Policy(Protocol):

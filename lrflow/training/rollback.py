@@ -108,7 +108,7 @@ class Rollback(Callback):
         """Take a snapshot, unless the state is not good."""
         self._is_due = False
         look(trainer)
-        if self._requests:
+        if self._requests or self.guard.is_failing:
             return
         step = trainer.global_step
         snapshot = Snapshot(_name(step, len(self.recoveries)), encode(self._dump(trainer)))
@@ -239,7 +239,7 @@ class Rollback(Callback):
         factor = response.cut * (self.recoveries[-1].factor if self.recoveries else 1.0)
         recovery = Recovery(request.step, request.since, snapshot.step, factor, response.rewarm, request.reason)
         self.recoveries.append(recovery)
-        self.guard.begin(response.guard, response.skip)
+        self.guard.begin(response.guard, response.skip, response.is_certain)
         self._ring = [one for one in self._ring if one.step <= snapshot.step]
         self._is_due = False
         if trainer.is_global_zero:

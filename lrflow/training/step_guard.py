@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pytorch_lightning.loops.optimization.automatic import ClosureResult
 
 PATIENCE = 8
-"""Steps in a row whose batches are finite and whose losses are not, after which the weights are the cause."""
+"""Least number of steps in a row whose batches are finite and whose losses are not, after which the weights may be the
+cause; twice the interval of the snapshots if that is more, and ten times as many once batches are known to be."""
 
 
 class StepGuard:
@@ -29,13 +30,19 @@ class StepGuard:
 
     def __init__(self, rollback: Any) -> None:
         self._rollback = rollback
-        self._until, self._in_a_row = 0, 0
+        self._until, self._in_a_row, self._is_certain = 0, 0, False
         self._steps: set[int] = set()
 
-    def begin(self, until: int, steps: Iterable[int]) -> None:
+    def begin(self, until: int, steps: Iterable[int], is_certain: bool) -> None:
         """Check batches up to a step, and leave out those of further steps, whatever they hold."""
+        self._is_certain |= is_certain
         self._until, self._in_a_row = max(self._until, until), 0
         self._steps |= set(steps)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last step was left out because its loss was not finite, which the weights may have caused."""
+        return self._in_a_row > 0
 
     def is_active(self, trainer: pl.Trainer) -> bool:
         """Whether the batches of this step are checked, or some steps are left out."""
@@ -77,12 +84,8 @@ class StepGuard:
         step = trainer.global_step
         self._note(step)
         self._in_a_row += 1
-        if self._in_a_row == PATIENCE:
-            first, reason = (
-                step - PATIENCE + 1,
-                f"no loss of {PATIENCE} batches was finite, so the weights are the cause",
-            )
-            self._rollback.request(first, reason, step=step)
+        if self._in_a_row == (patience := max(PATIENCE, 2 * self._rollback.every) * (10 if self._is_certain else 1)):
+            self._rollback.request(step - patience + 1, f"no loss of {patience} steps was finite", step=step)
         return None
 
     def _note(self, step: int) -> None:
@@ -91,11 +94,17 @@ class StepGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"until": self._until, "in_a_row": self._in_a_row, "steps": sorted(self._steps)}
+        return {
+            "until": self._until,
+            "in_a_row": self._in_a_row,
+            "steps": sorted(self._steps),
+            "is_certain": self._is_certain,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state."""
         self._until, self._in_a_row, self._steps = state["until"], state["in_a_row"], set(state["steps"])
+        self._is_certain = state["is_certain"]
 
 
 def _agreed(trainer: pl.Trainer, own: bool) -> bool:

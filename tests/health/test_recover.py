@@ -39,6 +39,13 @@ CASES: dict[str, tuple[list[float], Request, list[Recovery], Any, Response]] = {
     "exploded: the LR, from before": (EXPLODES, nan(6), [], "batches", Response(3, 0.3, 20)),
     "exploded again: an earlier state": (EXPLODES, nan(6), past(6, 3, 0.3), "batches", Response(2, 0.3, 20)),
     "from the first step": ([], nan(0), [], "batches", Response(0, guard=11)),
+    "the same batches after a cut": (
+        USUAL,
+        Request(15, 8, "no loss was finite"),
+        [*past(8, 7), Recovery(15, 8, 7, 0.3, 20, "no loss was finite", list(range(8, 16)))],
+        "batches",
+        Response(8, 1 / 0.3, 0, range(8, 16), 26, is_certain=True),
+    ),
     "a spike": (USUAL, Request(7, 5, "a spike", suspects=True), [], "batches", Response(5, 0.3, 20, range(5, 8))),
     "a spike, kept": (USUAL, Request(7, 5, "a spike", suspects=True), [], "none", Response(5, 0.3, 20)),
     "another finding": (USUAL, Request(7, 5, "stalled"), [], "batches", Response(5, 0.3, 20)),
