@@ -263,6 +263,10 @@ class Health(Section):
     """Monitor of the curvature relative to the LR."""
     diverging: Detector | None = None
     """Detector of a loss that rises and does not come back."""
+    too_low: Detector | None = None
+    """Detector of an LR that is far too low."""
+    overfitting: Detector | None = None
+    """Detector of a metric that gets worse while the training loss falls."""
     recover: Recover = Field(default_factory=lambda: Recover.model_validate({}))
     """How action=recover returns to an earlier state."""
     skip: Annotated[Skip, f.one_of(*get_args(Skip))] = "batches"

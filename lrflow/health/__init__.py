@@ -5,6 +5,7 @@ from lrflow.health.detector import Detector
 from lrflow.health.diverging import Diverging
 from lrflow.health.history import Facts, History
 from lrflow.health.nonfinite import NonFinite
+from lrflow.health.progress import Overfitting, TooLow
 from lrflow.health.sharpness import Sharpness
 from lrflow.training.findings import Finding
 from lrflow.training.monitor import Monitor, Watched
@@ -18,6 +19,8 @@ __all__ = [
     "History",
     "Monitor",
     "NonFinite",
+    "Overfitting",
     "Sharpness",
+    "TooLow",
     "Watched",
 ]

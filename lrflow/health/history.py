@@ -26,6 +26,7 @@ MEASURED = 256
 
 STEP_SERIES = ("loss", "grad_norm", "lr", "seconds", "data_seconds")
 NORM_SERIES = ("gradient", "weight", "update")
+BIN_SERIES = ("loss", "grad_norm", "lr", "cosine")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Facts:
         steps: optimizer steps of the plan.
         warmup: the first step at which the LR of the plan is at its peak.
         lr: peak LR of the config, `optimizer.lr`.
-        momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none.
+        momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none; NaN: unknown.
+        weight_decay: the largest of the plan's groups.
+        estimates: whether the optimizer estimates its LR itself.
         groups: names of the plan's trainable groups.
         metric: the metric of the best checkpoint; None: there is none.
         losses: whether the loss is minimized to a value that is comparable from batch to batch; false for methods
@@ -47,6 +50,8 @@ class Facts:
     warmup: int = 0
     lr: float = 1.0
     momentum: float = 0.0
+    weight_decay: float = 0.0
+    estimates: bool = False
     groups: tuple[str, ...] = ("all",)
     metric: Metric | None = None
     losses: bool = True
@@ -109,10 +114,11 @@ class History:
         first: the losses of the first steps; [up to `FIRST`], float64.
         recent: series of the last steps by name, `STEP_SERIES`; each [up to `WINDOW`], float64. The loss of a skipped
             step is NaN. `recent_steps` are their steps.
-        bins: statistics of `loss`, `grad_norm` and `cosine` over parts of the whole run.
+        bins: statistics of `BIN_SERIES` over parts of the whole run; `lr` is the largest LR of all groups.
         not_finite: number of steps whose loss was not finite.
         norm_steps: steps at which norms were measured; [m], int.
         norms: norms of each group at these by name, `NORM_SERIES`; each [m, groups], float64.
+        rates: LR of each group at these steps; [m, groups], float64.
         cosine: cosine between each of these updates and the previous one; NaN: not measured; [m], float64.
         validations: step and metrics of each validation.
         sharpness: step, sharpness, and share of the stability bound at each measurement.
@@ -124,10 +130,11 @@ class History:
         self.step = 0
         self.first = np.zeros(0)
         self.recent = {name: np.zeros(0) for name in STEP_SERIES}
-        self.bins = {name: Bins(width) for name in ("loss", "grad_norm", "cosine")}
+        self.bins = {name: Bins(width) for name in BIN_SERIES}
         self.not_finite = 0
         self.norm_steps = np.zeros(0, dtype=np.int64)
         self.norms = {name: np.zeros((0, len(facts.groups))) for name in NORM_SERIES}
+        self.rates = np.zeros((0, len(facts.groups)))
         self.cosine = np.zeros(0)
         self.validations: list[tuple[int, dict[str, float]]] = []
         self.sharpness: list[tuple[int, float, float]] = []
@@ -136,6 +143,19 @@ class History:
     def recent_steps(self) -> np.ndarray:
         """The steps of `recent`; [n], int64."""
         return np.arange(self.step - len(self.recent["loss"]), self.step)
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """Correlation of the gradients of two consecutive steps at each measurement; NaN: unknown; [m], float64.
+
+        It is the share of a gradient's square that is no noise. Of updates that are a running mean of such gradients,
+        `u = m u + g` with momentum m, the cosine is (m + a q) / (1 + a q), where q is the ratio of signal to noise of a
+        gradient and a = (1 + m) / (1 - m).
+        """
+        momentum = self.facts.momentum
+        excess = (self.cosine - momentum) * (1 - momentum)
+        ratio = excess / np.maximum((1 - self.cosine) * (1 + momentum), 1e-9)
+        return np.maximum(ratio, 0.0) / (1.0 + np.maximum(ratio, 0.0))
 
     @property
     def update_ratio(self) -> np.ndarray:
@@ -153,25 +173,25 @@ class History:
         """Add the signals of the next steps."""
         steps = np.arange(block.first, block.first + len(block))
         loss = np.where(block.skipped, np.nan, block.loss)
-        data_seconds = getattr(block, "data_seconds", None)
         own = {
             "loss": loss,
             "grad_norm": block.grad_norm,
             "lr": block.effective.max(axis=1),
             "seconds": block.seconds,
-            "data_seconds": np.zeros(len(block)) if data_seconds is None else data_seconds,
+            "data_seconds": np.zeros(len(block)) if block.data_seconds is None else block.data_seconds,
         }
         self.step = block.first + len(block)
         self.first = np.concatenate([self.first, loss[: max(0, FIRST - len(self.first))]])
         self.recent = {name: np.concatenate([self.recent[name], own[name]])[-WINDOW:] for name in STEP_SERIES}
         self.not_finite += int((~np.isfinite(loss) & ~block.skipped).sum())
-        for name in ("loss", "grad_norm"):
+        for name in ("loss", "grad_norm", "lr"):
             self.bins[name].add(steps, own[name])
         if block.norms is not None and len(block.norms.rows):
             measured = steps[block.norms.rows]
             self.norm_steps = np.concatenate([self.norm_steps, measured])[-MEASURED:]
             for name in NORM_SERIES:
                 self.norms[name] = np.concatenate([self.norms[name], getattr(block.norms, name)])[-MEASURED:]
+            self.rates = np.concatenate([self.rates, block.effective[block.norms.rows]])[-MEASURED:]
             self.cosine = np.concatenate([self.cosine, block.norms.cosine])[-MEASURED:]
             self.bins["cosine"].add(measured, block.norms.cosine)
 

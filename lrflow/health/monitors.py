@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.config import Config, instantiate
 from lrflow.config.checks import settings_of
+from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
 from lrflow.health.detector import Detection, Detector, Watch
 from lrflow.health.history import Facts
+from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
 from lrflow.training.monitor import Monitor, Watched
 
 _SAMPLED_STEPS = 1000  # steps at which the plan is searched for its peak
+_RETURNS = frozenset({"return", "returns", "reward", "rewards"})  # words of the metric of a run by a policy gradient
 
 
 def build_monitors(config: Config, run: Watched, only: Collection[str] | None = None) -> list[Monitor]:
@@ -70,19 +76,25 @@ def facts_of(config: Config, plan: Plan) -> Facts:
     """Return what detectors know of a run before its first step."""
     steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
     rates = plan.lr(steps).max(axis=1)
+    known = not config.optimizer.of_module
+    settings = settings_of(config.optimizer) if known else {}
+    traits = optimizer_traits(config.optimizer.target) if known else Traits()
+    metric = config.trainer.checkpoint.metric
     return Facts(
         steps=plan.horizon.steps,
         warmup=int(steps[np.argmax(rates >= 0.999 * rates.max())]),
         lr=float(max(group.lr for group in plan.trainable)),
-        momentum=_momentum(config),
+        momentum=math.nan if traits.modes else _momentum(settings),
+        weight_decay=float(settings.get("weight_decay") or 0.0),
+        estimates=traits.estimates_lr,
         groups=tuple(plan.names),
-        metric=config.trainer.checkpoint.metric,
+        metric=metric,
+        losses=metric is None or _RETURNS.isdisjoint(re.split(r"[^a-z]+", metric.name.lower())),
     )
 
 
-def _momentum(config: Config) -> float:
-    """Return the weight of the previous update in an update of the run's optimizer; 0 if it is not known."""
-    settings = {} if config.optimizer.of_module else settings_of(config.optimizer)
+def _momentum(settings: Mapping[str, Any]) -> float:
+    """Return the weight of the previous update in an update of an optimizer with these settings; NaN: unknown."""
     betas = settings.get("betas")
     given = betas[0] if isinstance(betas, tuple | list) and betas else settings.get("momentum", settings.get("beta1"))
-    return float(given) if isinstance(given, int | float) else 0.0
+    return float(given) if isinstance(given, int | float) else math.nan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from torch import nn
 
@@ -20,13 +22,14 @@ from lrflow.schedules import Horizon
         ("optimizer=momentum optimizer.lr=0.1 optimizer.momentum=0.8 schedule=constant", 0.1, 0.8, 0),
         ("optimizer=sgd optimizer.lr=1 schedule=step", 1.0, 0.0, 0),
         ("optimizer=rmsprop optimizer.lr=1e-3", 1e-3, 0.0, 20),
+        ("optimizer=adagrad optimizer.lr=0.01", 0.01, None, 20),
     ],
 )
-def test_facts(words: str, lr: float, momentum: float, warmup: int) -> None:
+def test_facts(words: str, lr: float, momentum: float | None, warmup: int) -> None:
     config = compose(words.split())
     groups = resolve(nn.Linear(4, 4), [Rule("all", match="*")], lr=config.optimizer.lr)
     facts = facts_of(config, Plan.compile(groups, build_schedule(config), Horizon(400, 20)))
-    assert (facts.lr, facts.momentum) == (lr, momentum)
+    assert (facts.lr, facts.momentum) == (lr, pytest.approx(math.nan if momentum is None else momentum, nan_ok=True))
     assert abs(facts.warmup - warmup) <= 2
     assert (facts.steps, facts.groups) == (400, ("all",))
     assert facts.metric is not None

@@ -1,0 +1,229 @@
+"""Detectors of a run that makes too little progress: an LR that is far too low, and overfitting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lrflow.config.run_schema import Response
+from lrflow.display import number
+from lrflow.health.detector import Detector
+from lrflow.health.history import History
+from lrflow.metric import LOSS, Metric, is_loss
+from lrflow.finding import Finding
+
+_LEAST = 3  # measurements or validations from which anything is concluded
+_LAST = 9  # measurements whose median is the correlation of now
+_SECTIONS = 3  # parts of the run so far, of equal sums of LRs, whose losses show whether it falls in a straight line
+
+
+class TooLow(Detector):
+    """Finds an LR that is far too low: the model moves in a straight line, and the loss falls in one.
+
+    Where steps are tiny, consecutive gradients are alike, as far as the noise of batches lets them be. At a fitting LR
+    the weights soon reach a region where only noise is left, or cross a valley, and gradients are no longer alike. That
+    they are alike is also true of a run that has converged without noise, but there the loss no longer falls, and of
+    examples in the order of their classes, but there the loss swings.
+
+    The remedy extrapolates the straight line: at that LR half of the loss would be gone after a twentieth of the run.
+
+    Args:
+        correlation: of consecutive gradients (`History.correlation`), from which on they are alike.
+        straightness: share of the fall of the loss that its second half has to have, measured in the sum of LRs: half
+            of it for a straight line, next to none for a run that has converged.
+        factor: how many times higher the LR of the remedy is at least.
+        action: as in `Detector`.
+    """
+
+    acts: ClassVar[tuple[Response, ...]] = ("stop",)
+
+    def __init__(
+        self,
+        correlation: float = 0.2,
+        straightness: float = 0.25,
+        factor: float = 5.0,
+        action: Response | None = None,
+    ) -> None:
+        super().__init__(action)
+        self._correlation, self._straightness, self._factor = correlation, straightness, factor
+
+    def judge(self, history: History) -> Finding | None:
+        """Return the finding if gradients are alike, and the loss falls in a straight line or not noticeably."""
+        facts = history.facts
+        if facts.estimates or not facts.losses or history.step < facts.warmup + 0.1 * facts.steps:
+            return None
+        correlation, since = _correlation(history)
+        if not correlation >= self._correlation:
+            return None
+        fall = Fall.of(history)
+        if fall is None or not fall.is_straight(self._straightness):
+            return None
+        factor = fall.factor(history)
+        if factor < self._factor:
+            return None
+        message = (
+            f"consecutive gradients are alike, with a correlation of {correlation:.2f}, and the loss has fallen by"
+            f" only {max(fall.share, 0.0):.1%}, in a straight line"
+        )
+        evidence = {"correlation": correlation, "fall": fall.share, "factor": factor}
+        remedy = f"optimizer.lr={float(f'{facts.lr * factor:.1g}'):g}, or task=find"
+        return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)
+
+
+class Overfitting(Detector):
+    """Finds a validation metric that gets worse while the training loss falls.
+
+    Args:
+        rise: share of the best value of a metric by which the last ones are worse; of its improvement, if higher is
+            better. Rises within its noise do not count.
+        patience: number of validations since the best one.
+        action: as in `Detector`.
+    """
+
+    acts: ClassVar[tuple[Response, ...]] = ("stop",)
+
+    def __init__(self, rise: float = 0.05, patience: int = 3, action: Response | None = None) -> None:
+        super().__init__(action)
+        self._rise, self._patience = rise, patience
+
+    def judge(self, history: History) -> Finding | None:
+        """Return the finding if the metric is worse than at its best, and the training loss is better than then."""
+        metric = history.facts.metric or Metric(LOSS, "min")
+        steps, values = history.series(metric.name)
+        costs = values * metric.sign
+        if not history.facts.losses or len(costs) < self._patience + 1 or not np.isfinite(costs).all():
+            return None
+        best = int(costs.argmin())
+        if len(costs) - 1 - best < self._patience:
+            return None
+        now = float(costs[-_LEAST:].min())
+        improvement = float(costs[: best + 1].max() - costs[best])
+        if is_loss(metric.name):
+            improvement = max(improvement, float(np.nanmean(history.first[:10])) - float(costs[best]))
+        least = self._rise * (abs(costs[best]) if metric.mode == "min" else improvement)
+        if not now - costs[best] >= max(least, 0.02 * improvement, 3 * _noise(costs)):
+            return None
+        loss = history.bins["loss"]
+        width = max(0.1 * steps[-1], 4 * loss.width)
+        then, last = (_mean(loss.steps, loss.means, at - width, at) for at in (float(steps[best]), float(history.step)))
+        if not last < then - 0.05 * abs(then):
+            return None
+        message = (
+            f"{metric.name} went from {number(values[best])} to {number(now * metric.sign)} while the training loss"
+            f" fell from {number(then)} to {number(last)}"
+        )
+        evidence = {"best": values[best], "now": now * metric.sign, "loss_at_best": then, "loss": last}
+        remedy = "callbacks=early_stopping"
+        if history.facts.weight_decay:
+            remedy += f", or optimizer.weight_decay={3 * history.facts.weight_decay:g}"
+        return Finding(self.kind, history.step, int(steps[best]), message, evidence, 0.9, remedy)
+
+
+@dataclass(frozen=True)
+class Fall:
+    """The fall of the training loss over `_SECTIONS` parts of the run so far.
+
+    Each part has the same sum of LRs, so that the loss of a run with a tiny LR falls in a straight line.
+
+    Args:
+        parts: mean loss of each part, in order.
+        untrained: mean of the first losses.
+        error: standard error of a part's mean, by the scatter of its losses from step to step.
+        swing: standard deviation of the losses around a straight line.
+        scatter: the same by their scatter from step to step; less than `swing` if it goes up and down slowly.
+        rates: sum of the LRs between the middles of the first and last parts.
+    """
+
+    parts: tuple[float, ...]
+    untrained: float
+    error: float
+    swing: float
+    scatter: float
+    rates: float
+
+    @property
+    def total(self) -> float:
+        """By how much the last part is below the first."""
+        return self.parts[0] - self.parts[-1]
+
+    @property
+    def share(self) -> float:
+        """The fall relative to the first loss."""
+        return self.total / max(abs(self.parts[0]), 1e-12)
+
+    def is_straight(self, share: float) -> bool:
+        """Whether the loss fell as in a straight line, or not noticeably.
+
+        Args:
+            share: share of the fall that the second half has to have.
+        """
+        second = self.parts[-2] - self.parts[-1]
+        if self.total < -2 * self.error or max(self.parts) > 1.1 * abs(self.untrained) + 3 * self.error:
+            return False  # it rises, or has risen
+        if self.swing > max(2 * self.scatter, 0.5 * abs(self.total)):
+            return False
+        return second >= share * self.total - 2 * self.error
+
+    def factor(self, history: History) -> float:
+        """Return the factor on the LR at which half of the loss would be gone after a twentieth of the run.
+
+        It is at most 1,000, and keeps to half of the stability bound where the sharpness was measured.
+        """
+        per_rate = max(self.total + 2 * self.error, 1e-12) / max(self.rates, 1e-300)
+        rate = 0.5 * abs(self.parts[0]) / per_rate / (0.05 * history.facts.steps)
+        share = history.sharpness[-1][2] if history.sharpness else 0.0
+        return min(rate / history.facts.lr, 1000.0, 0.5 / share if share > 0 else np.inf)
+
+    @classmethod
+    def of(cls, history: History) -> Fall | None:
+        """Return the fall of a run's loss; None: there are too few losses."""
+        losses = history.bins["loss"]
+        rates = np.array(history.bins["lr"].total[: len(losses.count)])
+        some = np.flatnonzero(losses.count)
+        first = history.first[np.isfinite(history.first)]
+        if len(some) < 4 * _SECTIONS or not len(first) or not rates.sum() > 0:
+            return None
+        passed, means = (np.cumsum(rates) - rates / 2)[some] / rates.sum(), losses.means
+        parts = [means[np.minimum((passed * _SECTIONS).astype(int), _SECTIONS - 1) == one] for one in range(_SECTIONS)]
+        if min(map(len, parts)) < 2:
+            return None
+        swing = float(np.std(means - np.polyval(np.polyfit(passed, means, 1), passed)))
+        scatter = _noise(means)
+        return cls(
+            parts=tuple(float(part.mean()) for part in parts),
+            untrained=float(first[:10].mean()),
+            error=scatter / min(map(len, parts)) ** 0.5,
+            swing=swing,
+            scatter=scatter,
+            rates=float(rates.sum()) * (1 - 1 / _SECTIONS),
+        )
+
+
+def _correlation(history: History) -> tuple[float, int]:
+    """Return the median of the last correlations of gradients, and the step of the first of these; NaN: unknown.
+
+    Only those count that were measured at no less than half the peak LR, and with the momentum built up.
+    """
+    momentum = history.facts.momentum
+    steps, values = history.norm_steps, history.correlation
+    rates = history.rates.max(axis=1, initial=0.0)
+    start = max(history.facts.warmup, 2 / max(1 - momentum, 1e-3) if momentum > 0 else 0)
+    known = np.isfinite(values) & (rates >= 0.5 * history.facts.lr) & (steps >= start)
+    some = np.flatnonzero(known)[-_LAST:]
+    if len(some) < _LEAST:
+        return float("nan"), 0
+    return float(np.median(values[some])), int(steps[some[0]])
+
+
+def _noise(values: np.ndarray) -> float:
+    """Return the standard deviation of values around their trend, from their second differences."""
+    if len(values) < _LEAST:
+        return 0.0
+    return float(np.median(np.abs(np.diff(values, 2))) / (0.6745 * 6**0.5))
+
+
+def _mean(steps: np.ndarray, values: np.ndarray, start: float, stop: float) -> float:
+    some = (steps > start) & (steps <= stop)
+    return float(values[some].mean()) if some.any() else float("nan")
