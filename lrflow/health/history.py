@@ -37,8 +37,9 @@ class Facts:
         steps: optimizer steps of the plan.
         warmup: the first step at which the LR of the plan is at its peak.
         lr: peak LR of the config, `optimizer.lr`.
-        momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none; NaN: unknown.
-        weight_decay: the largest of the plan's groups.
+        momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none; NaN:
+            unknown.
+        weight_decay: `optimizer.weight_decay`.
         estimates: whether the optimizer estimates its LR itself.
         groups: names of the plan's trainable groups.
         metric: the metric of the best checkpoint; None: there is none.

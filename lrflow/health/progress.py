@@ -9,10 +9,10 @@ import numpy as np
 
 from lrflow.config.run_schema import Response
 from lrflow.display import number
+from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
 from lrflow.metric import LOSS, Metric, is_loss
-from lrflow.finding import Finding
 
 _LEAST = 3  # measurements or validations from which anything is concluded
 _LAST = 9  # measurements whose median is the correlation of now
@@ -54,8 +54,9 @@ class TooLow(Detector):
         facts = history.facts
         if facts.estimates or not facts.losses or history.step < facts.warmup + 0.1 * facts.steps:
             return None
-        correlation, since = _correlation(history)
-        if not correlation >= self._correlation:
+        steps, values = _correlations(history)
+        correlation = float(np.median(values[-_LAST:])) if len(values) >= _LEAST else 0.0
+        if correlation < self._correlation:
             return None
         fall = Fall.of(history)
         if fall is None or not fall.is_straight(self._straightness):
@@ -67,6 +68,8 @@ class TooLow(Detector):
             f"consecutive gradients are alike, with a correlation of {correlation:.2f}, and the loss has fallen by"
             f" only {max(fall.share, 0.0):.1%}, in a straight line"
         )
+        differ = np.flatnonzero(values < 0.5 * self._correlation)
+        since = int(steps[min(differ[-1] + 1, len(steps) - 1)] if len(differ) else steps[0])
         evidence = {"correlation": correlation, "fall": fall.share, "factor": factor}
         remedy = f"optimizer.lr={float(f'{facts.lr * factor:.1g}'):g}, or task=find"
         return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)
@@ -201,20 +204,13 @@ class Fall:
         )
 
 
-def _correlation(history: History) -> tuple[float, int]:
-    """Return the median of the last correlations of gradients, and the step of the first of these; NaN: unknown.
-
-    Only those count that were measured at no less than half the peak LR, and with the momentum built up.
-    """
-    momentum = history.facts.momentum
-    steps, values = history.norm_steps, history.correlation
+def _correlations(history: History) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and correlations of gradients at no less than half the peak LR, with the momentum built up."""
+    momentum, steps = history.facts.momentum, history.norm_steps
     rates = history.rates.max(axis=1, initial=0.0)
     start = max(history.facts.warmup, 2 / max(1 - momentum, 1e-3) if momentum > 0 else 0)
-    known = np.isfinite(values) & (rates >= 0.5 * history.facts.lr) & (steps >= start)
-    some = np.flatnonzero(known)[-_LAST:]
-    if len(some) < _LEAST:
-        return float("nan"), 0
-    return float(np.median(values[some])), int(steps[some[0]])
+    known = np.isfinite(history.correlation) & (rates >= 0.5 * history.facts.lr) & (steps >= start)
+    return steps[known], history.correlation[known]
 
 
 def _noise(values: np.ndarray) -> float:

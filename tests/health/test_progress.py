@@ -56,7 +56,7 @@ def judge(detector: Detector, history: History) -> Finding | None:
         (lambda: run(LINE, 0.99, momentum=0.9), 0.1),
         (lambda: run(100 * LINE, 0.99, momentum=0.9), 0.1),
         (lambda: run(LINE, 0.4), 0.1),
-        (lambda: run(2.3 * (1 - 0.1 * np.cumsum(COSINE) / COSINE.sum()) + NOISE, 0.99, COSINE, momentum=0.9), 0.2),
+        (lambda: run(2.3 * (1 - 0.1 * np.cumsum(COSINE) / COSINE.sum()) + NOISE, 0.99, COSINE, momentum=0.9), 0.05),
         (lambda: run(2.3 + NOISE, 0.99, momentum=0.9), 1.0),
         (lambda: run(LINE, 0.99, momentum=0.9, steps=200), 0.1),
         (lambda: run(LINE, 0.99, momentum=0.9, sharpness=0.02), 0.02),
@@ -109,7 +109,7 @@ def validated(values: np.ndarray, loss: np.ndarray = CURVE - 0.3 * T / STEPS, **
     [
         (lambda: validated(RISES), 400),
         (lambda: validated(RISES, metric=Metric("val/accuracy", "max")), 400),
-        (lambda: validated(RISES[:7]), 400),
+        (lambda: validated(RISES[:8]), 400),
         (lambda: validated(RISES[:6]), None),
         (lambda: validated(FALLS), None),
         (lambda: validated(FALLS, metric=Metric("val/accuracy", "max")), None),
@@ -122,7 +122,7 @@ def validated(values: np.ndarray, loss: np.ndarray = CURVE - 0.3 * T / STEPS, **
         (lambda: run(CURVE), None),
     ],
     ids=[
-        "rises", "falls, and more is better", "three validations suffice", "too few", "falls",
+        "rises", "falls, and more is better", "four validations suffice", "too few", "falls",
         "rises, and more is better", "stays", "scatters", "training diverges", "is not logged", "no loss", "not finite",
         "no validations",
     ],
