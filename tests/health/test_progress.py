@@ -109,7 +109,7 @@ def validated(values: np.ndarray, loss: np.ndarray = CURVE - 0.3 * T / STEPS, **
     [
         (lambda: validated(RISES), 400),
         (lambda: validated(RISES, metric=Metric("val/accuracy", "max")), 400),
-        (lambda: validated(RISES[:8]), 400),
+        (lambda: validated(RISES[:9]), 400),
         (lambda: validated(RISES[:6]), None),
         (lambda: validated(FALLS), None),
         (lambda: validated(FALLS, metric=Metric("val/accuracy", "max")), None),
@@ -122,7 +122,7 @@ def validated(values: np.ndarray, loss: np.ndarray = CURVE - 0.3 * T / STEPS, **
         (lambda: run(CURVE), None),
     ],
     ids=[
-        "rises", "falls, and more is better", "four validations suffice", "too few", "falls",
+        "rises", "falls, and more is better", "five validations suffice", "too few", "falls",
         "rises, and more is better", "stays", "scatters", "training diverges", "is not logged", "no loss", "not finite",
         "no validations",
     ],
