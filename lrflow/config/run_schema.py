@@ -267,6 +267,12 @@ class Health(Section):
     """Detector of an LR that is far too low."""
     overfitting: Detector | None = None
     """Detector of a metric that gets worse while the training loss falls."""
+    plateau: Detector | None = None
+    """Detector of a run that has not improved for long."""
+    dead_group: Detector | None = None
+    """Detector of a group that does not move, or moves far more than the others."""
+    data_stall: Detector | None = None
+    """Detector of steps that wait for data."""
     recover: Recover = Field(default_factory=lambda: Recover.model_validate({}))
     """How action=recover returns to an earlier state."""
     skip: Annotated[Skip, f.one_of(*get_args(Skip))] = "batches"

@@ -1,16 +1,20 @@
 """Monitors of a run's health; each has a config node in `health`."""
 
 from lrflow.errors import DivergedError
+from lrflow.health.data_stall import DataStall
+from lrflow.health.dead_group import DeadGroup
 from lrflow.health.detector import Detector
 from lrflow.health.diverging import Diverging
 from lrflow.health.history import Facts, History
 from lrflow.health.nonfinite import NonFinite
-from lrflow.health.progress import Overfitting, TooLow
+from lrflow.health.progress import Overfitting, Plateau, TooLow
 from lrflow.health.sharpness import Sharpness
 from lrflow.training.findings import Finding
 from lrflow.training.monitor import Monitor, Watched
 
 __all__ = [
+    "DataStall",
+    "DeadGroup",
     "Detector",
     "DivergedError",
     "Diverging",
@@ -20,6 +24,7 @@ __all__ = [
     "Monitor",
     "NonFinite",
     "Overfitting",
+    "Plateau",
     "Sharpness",
     "TooLow",
     "Watched",

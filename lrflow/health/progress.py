@@ -1,4 +1,4 @@
-"""Detectors of a run that makes too little progress: an LR that is far too low, and overfitting."""
+"""Detectors of a run that makes too little progress: an LR that is far too low, a plateau, overfitting."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
-from lrflow.metric import LOSS, Metric, is_loss
+from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss
 
+_ALIKE = 0.2  # correlation of gradients from which on they are alike
 _LEAST = 3  # measurements or validations from which anything is concluded
 _LAST = 9  # measurements whose median is the correlation of now
 _SECTIONS = 3  # parts of the run so far, of equal sums of LRs, whose losses show whether it falls in a straight line
@@ -41,7 +42,7 @@ class TooLow(Detector):
 
     def __init__(
         self,
-        correlation: float = 0.2,
+        correlation: float = _ALIKE,
         straightness: float = 0.25,
         factor: float = 5.0,
         action: Response | None = None,
@@ -75,6 +76,61 @@ class TooLow(Detector):
         return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)
 
 
+class Plateau(Detector):
+    """Finds a run that has not improved for half of its length, and has long to go.
+
+    What counts is the metric of the best checkpoint, or the training loss of a run without validations. The finding
+    says whether the run looks converged, or lies in a flat region, where gradients are alike but lead nowhere.
+
+    Args:
+        patience: share of the planned run without an improvement.
+        improvement: smallest share of the improvement so far that counts as one.
+        left: least share of the planned run that is left.
+        action: as in `Detector`. No run ends at a plateau unless it is `stop`, since a lower LR often ends one.
+    """
+
+    def __init__(
+        self, patience: float = 0.5, improvement: float = 0.01, left: float = 0.3, action: Response | None = None
+    ) -> None:
+        super().__init__(action)
+        self._patience, self._improvement, self._left = patience, improvement, left
+
+    def judge(self, history: History) -> Finding | None:
+        """Return the finding if the best value is old, and the last ones are not much worse."""
+        facts = history.facts
+        start = history.step - self._patience * facts.steps
+        if history.step > (1 - self._left) * facts.steps or start < facts.warmup:
+            return None
+        metric = facts.metric or Metric(LOSS, "min")
+        name, (steps, values) = metric.name, history.series(metric.name)
+        if not len(values) and facts.losses:
+            name, metric = "the training loss", Metric(TRAIN_LOSS, "min")
+            steps, values = history.bins["loss"].steps, history.bins["loss"].means
+        old = steps <= start
+        if old.sum() < 2 or (~old).sum() < _LEAST or not np.isfinite(values).all():
+            return None
+        before, after = (values[some] * metric.sign for some in (old, ~old))
+        noise, best = _noise(values), float(before.min())
+        improvement = _improvement(history, metric, before)
+        if improvement <= 2 * noise or after.min() < best - self._improvement * improvement:
+            return None
+        if np.median(after) > best + 0.1 * improvement + 2 * noise:
+            return None  # it got worse, which is no plateau
+        since = int(steps[old][before.argmin()])
+        correlations = _correlations(history)[1][-_LAST:]
+        correlation = float(np.median(correlations)) if len(correlations) >= _LEAST else float("nan")
+        evidence = {"best": best * metric.sign, "correlation": correlation}
+        evidence |= {"sharpness": history.sharpness[-1][1]} if history.sharpness else {}
+        message = f"{name} has not improved on {number(best * metric.sign)} for {history.step - since:,} steps"
+        remedy = "schedule=cosine, or callbacks=early_stopping"
+        if correlation >= _ALIKE:
+            message += ", in a flat region: consecutive gradients are alike"
+            remedy = f"optimizer.lr={3 * facts.lr:g}"
+        elif correlation < _ALIKE / 2:
+            message += ", and its gradients are noise, as of a run that has converged"
+        return Finding(self.kind, history.step, since, message, evidence, 0.9, remedy)
+
+
 class Overfitting(Detector):
     """Finds a validation metric that gets worse while the training loss falls.
 
@@ -102,9 +158,7 @@ class Overfitting(Detector):
         if len(costs) - 1 - best < self._patience:
             return None
         now = float(costs[-_LEAST:].min())
-        improvement = float(costs[: best + 1].max() - costs[best])
-        if is_loss(metric.name):
-            improvement = max(improvement, float(np.nanmean(history.first[:10])) - float(costs[best]))
+        improvement = _improvement(history, metric, costs[: best + 1])
         least = self._rise * (abs(costs[best]) if metric.mode == "min" else improvement)
         if not now - costs[best] >= max(least, 0.02 * improvement, 3 * _noise(costs)):
             return None
@@ -211,6 +265,13 @@ def _correlations(history: History) -> tuple[np.ndarray, np.ndarray]:
     start = max(history.facts.warmup, 2 / max(1 - momentum, 1e-3) if momentum > 0 else 0)
     known = np.isfinite(history.correlation) & (rates >= 0.5 * history.facts.lr) & (steps >= start)
     return steps[known], history.correlation[known]
+
+
+def _improvement(history: History, metric: Metric, costs: np.ndarray) -> float:
+    """Return by how much the best of these values is below the highest, or below the loss of the untrained model."""
+    first = history.first[np.isfinite(history.first)][:10]
+    untrained = float(first.mean()) if is_loss(metric.name) and len(first) else -np.inf
+    return max(float(costs.max()), untrained) - float(costs.min())
 
 
 def _noise(values: np.ndarray) -> float:
