@@ -66,5 +66,4 @@ class DeadGroup(Detector):
             )
             return Finding(self.kind, history.step, since, message, evidence, 0.9, "")
         message = f"the group {name} changes by {own:.0%} of its weights per step, others by {number(usual)}"
-        index = next((n for n, one in enumerate(history.facts.groups) if one == name), 0)
-        return Finding(self.kind, history.step, since, message, evidence, 0.9, f"layers.rules.{index}.lr=0.1x")
+        return Finding(self.kind, history.step, since, message, evidence, 0.9, f"lr: 0.1x for {name} in layers.rules")

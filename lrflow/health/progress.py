@@ -122,7 +122,8 @@ class Plateau(Detector):
         evidence = {"best": best * metric.sign, "correlation": correlation}
         evidence |= {"sharpness": history.sharpness[-1][1]} if history.sharpness else {}
         message = f"{name} has not improved on {number(best * metric.sign)} for {history.step - since:,} steps"
-        remedy = "schedule=cosine, or callbacks=early_stopping"
+        decays = history.recent["lr"][-1] < 0.9 * facts.lr
+        remedy = "callbacks=early_stopping" if decays else "schedule=cosine, or callbacks=early_stopping"
         if correlation >= _ALIKE:
             message += ", in a flat region: consecutive gradients are alike"
             remedy = f"optimizer.lr={3 * facts.lr:g}"

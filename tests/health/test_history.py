@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,8 @@ def test_the_history_stays_small_and_keeps_what_matters() -> None:
     assert history.not_finite == 3
     assert len(history.cosine) == MEASURED
     assert history.update_ratio.shape == (MEASURED, 2)
+    assert run.norms is not None
+    np.testing.assert_array_equal(history.rates, run.actual[run.norms.rows][-MEASURED:])
     at = 5 * history.bins["loss"].width
     expected = run.loss[at : at + history.bins["loss"].width].mean()
     assert history.bins["loss"].means[5] == expected
@@ -87,3 +90,16 @@ def test_a_checkpoint_restores_the_history() -> None:
     steps, values = after.series("val/loss")
     assert (steps.tolist(), values.tolist()) == ([700, 1400], [0.5, 0.3])
     assert after.series("val/f1")[0].size == 0
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_correlation_of_gradients_does_not_depend_on_the_momentum(momentum: float) -> None:
+    """Gradients with a signal to noise ratio of 0.5 are correlated by a third, whatever running mean they go through."""
+    numbers, steps, size = np.random.default_rng(0), 200, 2000
+    signal, update, cosines = np.sqrt(0.5) * np.ones(size), np.zeros(size), []
+    for _ in range(steps):
+        before, update = update, momentum * update + signal + numbers.standard_normal(size)
+        cosines.append(before @ update / max(np.linalg.norm(before) * np.linalg.norm(update), 1e-9))
+    history = History(Facts(steps, momentum=momentum))
+    history.cosine = np.array(cosines[50:])
+    assert abs(np.mean(history.correlation) - 1 / 3) < 0.02

@@ -1,4 +1,4 @@
-"""What counts as an LR that is far too low, and as overfitting, in synthetic histories."""
+"""What counts as an LR that is far too low, as a plateau and as overfitting, in synthetic histories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lrflow.finding import Finding
-from lrflow.health import Detector, Facts, History, Overfitting, TooLow
+from lrflow.health import Detector, Facts, History, Overfitting, Plateau, TooLow
 from lrflow.metric import Metric
 from lrflow.training import Block
 from lrflow.training.group_norms import GroupNorms
@@ -138,3 +138,39 @@ def test_overfitting_names_a_higher_weight_decay() -> None:
     finding = judge(Overfitting(), validated(RISES, weight_decay=0.01))
     assert finding is not None
     assert finding.remedy.endswith("optimizer.weight_decay=0.03")
+
+
+STUCK = np.array([1.0, 0.3, 0.301, 0.3005, 0.302, 0.3, 0.3015])
+FLOOR = np.maximum(2.3 - T / 50, 0.3) + NOISE
+
+
+@pytest.mark.parametrize(
+    ("history", "remedy"),
+    [
+        (lambda: validated(STUCK, FLOOR, steps=700), "schedule=cosine, or callbacks=early_stopping"),
+        (lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE), "callbacks=early_stopping"),
+        (lambda: validated(STUCK, FLOOR, steps=700, cosine=0.6), "optimizer.lr=0.003"),
+        (lambda: validated(STUCK, FLOOR, steps=700, metric=Metric("val/accuracy", "max")), "schedule=cosine"),
+        (lambda: run(FLOOR, steps=650), "schedule=cosine"),
+        (lambda: validated(STUCK[:6], FLOOR, steps=600), None),
+        (lambda: validated(np.r_[STUCK, STUCK[-2:]], FLOOR, steps=900), None),
+        (lambda: validated(FALLS[:7], FLOOR, steps=700), None),
+        (lambda: validated(RISES[:7], FLOOR, steps=700), None),
+        (lambda: validated(0.5 + 0.2 * np.array([1, -1, 1.2, -1.2, 0.8, -1, 1]), 0.5 + NOISE, steps=700), None),
+        (lambda: validated(STUCK, FLOOR, steps=700, metric=Metric("val/return", "max"), losses=False), None),
+        (lambda: validated(STUCK, FLOOR, steps=700, warmup=300), None),
+        (lambda: validated(np.r_[STUCK[:-1], np.nan], FLOOR, steps=700), None),
+        (lambda: run(CURVE, steps=100), None),
+    ],
+    ids=[
+        "converged", "the LR has decayed", "flat region", "more is better", "no validations", "not for long",
+        "nearly over", "falls", "overfits", "never improved", "no metric", "soon after the warmup", "not finite",
+        "a few steps",
+    ],
+)  # fmt: skip
+def test_plateau(history: Callable[[], History], remedy: str | None) -> None:
+    finding = judge(Plateau(), history())
+    assert (finding is None) == (remedy is None)
+    if finding and remedy:
+        assert finding.remedy.startswith(remedy)
+        assert 100 <= finding.since <= 200
