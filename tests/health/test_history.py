@@ -94,7 +94,7 @@ def test_a_checkpoint_restores_the_history() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_correlation_of_gradients_does_not_depend_on_the_momentum(momentum: float) -> None:
-    """Gradients with a signal to noise ratio of 0.5 are correlated by a third, whatever running mean they go through."""
+    """Gradients with a signal to noise ratio of 0.5 are correlated by a third under any momentum."""
     numbers, steps, size = np.random.default_rng(0), 200, 2000
     signal, update, cosines = np.sqrt(0.5) * np.ones(size), np.zeros(size), []
     for _ in range(steps):
