@@ -129,7 +129,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.chdir(folder)
                     exec(block, {})
-            elif "LogDecay" in block or "def late" in block:
+            elif any(word in block for word in ("LogDecay", "def late", "class Clipping")):
                 with (folder / "shapes.py").open("a") as shapes:
                     shapes.write(block)
     with (folder / "my_pkg/__init__.py").open("a") as package:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -106,7 +108,7 @@ def test_a_resumed_run_restores_the_state_exactly(mine: Any) -> None:
 
 
 def test_the_example_of_the_documentation_trains_and_resumes(mine: Any, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "health.md").read_text()
     example = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Spikes" in one)
     Path("my_spikes.py").write_text(example)
     trust_packages(["my_spikes"])
@@ -123,6 +125,16 @@ def test_the_example_of_the_documentation_trains_and_resumes(mine: Any, tmp_path
     assert states["cut"].keys() == {"lowest", "spikes"}
     assert states["whole"]["spikes"] > 0
     assert type(states["cut"]["lowest"]) is type(states["whole"]["lowest"])
+
+
+def test_the_detector_of_the_documentation_finds_what_it_says() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "health.md").read_text()
+    names: dict[str, Any] = {}
+    exec(next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Clipping" in one), names)
+    history = SimpleNamespace(recent={"grad_norm": np.full(150, 2.0)}, recent_steps=np.arange(150, 300), step=300)
+    found = names["Clipping"](limit=1.0).judge(history)
+    assert (found.step, found.since, found.evidence) == (300, 200, {"share": 1.0})
+    assert names["Clipping"](limit=3.0).judge(history) is None
 
 
 def test_an_unsavable_state_ends_the_run_at_its_first_save(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,211 @@
+"""The gallery of docs/health.md: for each illness a run that has it and one that is cured, as they were trained.
+
+python docs/health_gallery.py                 # all illnesses, into a folder that is thrown away; some minutes
+python docs/health_gallery.py diverging       # trains and draws one, and keeps the text of the others
+python docs/health_gallery.py --runs FOLDER   # keeps the runs, and trains only those that are missing
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shlex
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import lrflow
+from lrflow.display import COLOURS, INK, plain_axes
+from lrflow.finding import Finding, read_findings
+from lrflow.runs import RunFolder
+
+PAGE = Path(__file__).parent / "health.md"
+IMAGES = Path(__file__).parent / "images" / "health"
+BEGIN, END = "<!-- gallery: written by docs/health_gallery.py -->\n", "<!-- end of gallery -->\n"
+ILL, CURED = COLOURS[1], COLOURS[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An illness of the gallery.
+
+    Args:
+        kind: the monitor that finds it.
+        title: heading.
+        about: what is wrong, in one or two sentences.
+        words: overrides of the run that has it.
+        cure: overrides that are added.
+        cured: what they do; a clause.
+        validation: whether the validation loss is drawn instead of the training loss.
+        name: of the picture; empty: as `kind`.
+    """
+
+    kind: str
+    title: str
+    about: str
+    words: str
+    cure: str
+    cured: str
+    validation: bool = False
+    name: str = ""
+
+    @property
+    def place(self) -> str:
+        """Name of its runs and its picture."""
+        return self.name or self.kind
+
+
+CASES = (
+    Case(
+        "diverging",
+        "The loss diverges",
+        "Training goes well until the warmup, far too long here, reaches an LR that this network does not take.",
+        "data=digits model=mlp model.norm=false optimizer=momentum optimizer.lr=0.4 schedule=linear"
+        " schedule.warmup=90%",
+        "health=recover",
+        "Rolled back, the run goes on at 0.3 times the LR",
+    ),
+    Case(
+        "nonfinite",
+        "A batch holds NaN",
+        "One training example of the benchmark's data is not a number. The run ends as `diverged`, and its last finite "
+        "checkpoint is kept.",
+        "data=custom data._target_=benchmarks.health.data.Digits data.illness=nonfinite"
+        " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
+        " trainer.max_epochs=4",
+        "health=recover",
+        "Rolled back at each epoch, the run leaves out this batch, and keeps its LR",
+    ),
+)
+
+
+def make(words: Sequence[str], folder: Path) -> str:
+    """Train a run, unless it is there, and return why it did not finish."""
+    if not RunFolder(folder).read_summary():
+        config = lrflow.compose(*words, "trainer.progress=false")
+        config._run_folder = folder
+        try:
+            lrflow.train(config)
+        except lrflow.LrflowError as error:
+            print(error)
+    summary = RunFolder(folder).read_summary()
+    return "" if summary["status"] == "finished" else f"{summary['status']}: {summary['reason']}"
+
+
+def series(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and the values of a column of metrics.csv."""
+    with RunFolder(folder).metrics.open(newline="", encoding="utf-8") as file:
+        rows = [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
+    return np.array([step for step, _ in rows]), np.array([value for _, value in rows])
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Return the running median over about a fortieth of the values."""
+    half = max(1, len(values) // 80)
+    padded = np.pad(values, half, constant_values=np.nan)
+    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+
+
+def draw(case: Case, ill: Path, cured: Path, findings: Sequence[Finding]) -> Path:
+    """Draw the loss and the LR of both runs, with a mark at each finding."""
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    axes: Sequence[Axes] = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    top = 0.0
+    for folder, colour, label in ((ill, ILL, "ill"), (cured, CURED, "cured")):
+        steps, loss = series(folder, "train/loss")
+        lrs = sorted(
+            name
+            for name in RunFolder(folder).metrics.read_text().partition("\n")[0].split(",")
+            if name.startswith("lr/")
+        )
+        drawn = smooth(loss)
+        top = max(top, 1.6 * float(loss[0]), 1.1 * float(np.nanquantile(drawn[np.isfinite(drawn)], 0.5)))
+        axes[0].plot(steps, loss, color=colour, alpha=0.2, linewidth=0.7)
+        axes[0].plot(steps, drawn, color=colour, label=label)
+        if case.validation:
+            axes[0].plot(*series(folder, "val/loss"), color=colour, linestyle="--", label=f"{label}, validation")
+        axes[1].plot(*series(folder, lrs[0]), color=colour)
+        for rollback in RunFolder(folder).read_summary().get("recoveries", []):
+            axes[0].axvline(rollback["step"], color=colour, linestyle=":", linewidth=1)
+    for finding in findings[:3]:
+        axes[0].axvspan(finding.since, finding.step, color=ILL, alpha=0.12, linewidth=0)
+        for each in axes:
+            each.axvline(finding.step, color=INK, linewidth=0.9)
+        axes[0].annotate(
+            finding.kind.replace("_", " "), (finding.step, 1), (3, -3), textcoords="offset points",
+            xycoords=("data", "axes fraction"), color=INK, fontsize=8, va="top",
+        )  # fmt: skip
+    axes[0].set(ylim=(0, top), ylabel="loss")
+    axes[1].set(ylabel="LR", xlabel="step", ylim=(0, None))
+    axes[0].legend(frameon=False, fontsize=8, loc="center right")
+    for each in axes:
+        plain_axes(each)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    path = IMAGES / f"{case.place}.png"
+    figure.savefig(path, dpi=90, facecolor="white")
+    return path
+
+
+def section(case: Case, runs: Path) -> str:
+    """Train and draw an illness, and return its section of the page."""
+    words = shlex.split(case.words)
+    ill, cured = runs / case.place / "ill", runs / case.place / "cured"
+    ended = make(words, ill)
+    cure = [*words, *shlex.split(case.cure)]
+    ended_cured = make(cure, cured)
+    findings = [finding for finding in read_findings(ill) if finding.kind == case.kind]
+    line = findings[0].line if findings else ended
+    if not line:
+        raise SystemExit(f"{case.place}: nothing was found; all findings: {[one.line for one in read_findings(ill)]}")
+    path = draw(case, ill, cured, findings)
+    final = [
+        f"{RunFolder(folder).read_summary()['metrics'].get('val/loss', float('nan')):.3g}" for folder in (ill, cured)
+    ]
+    print(f"{case.place}: {line}\n  val/loss {final}, {ended_cured or 'finished'}, {path.stat().st_size / 1000:.0f} kB")
+    lines = [
+        f"### {case.title}", "", textwrap.fill(case.about, 120), "", f"    {wrapped(case.words)}", "",
+        "```text", line, "```", "",
+        f"{case.cured}: the same with `{case.cure}`.", "",
+        f"![{case.title}: loss and LR of the run and of the cured one](images/health/{case.place}.png)", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def wrapped(words: str) -> str:
+    """Return a command in lines of at most 110 characters."""
+    return " \\\n        ".join(
+        textwrap.wrap(f"python -m lrflow {words}", 106, break_long_words=False, break_on_hyphens=False)
+    )
+
+
+def main() -> None:
+    """Train, draw and write the gallery."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", help="illnesses; none: all")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
+    given = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    kept = {
+        text.splitlines()[0].removeprefix("### "): text
+        for text in re.split(r"(?m)^(?=### )", rest.partition(END)[0])
+        if text.strip()
+    }
+    with tempfile.TemporaryDirectory() as thrown_away:
+        runs = given.runs or Path(thrown_away)
+        for case in CASES:
+            if not given.names or case.place in given.names:
+                kept[case.title] = section(case, runs) + "\n"
+    sections = [kept[case.title] for case in CASES if case.title in kept]
+    PAGE.write_text(before + BEGIN + "\n" + "".join(sections) + END + rest.partition(END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
