@@ -23,6 +23,9 @@ from lrflow.training.rollback import Rollback
 LOOKS_BACK = 50
 """Steps whose losses tell how a loss that is not finite came about."""
 
+LEAST_INTERVAL = 10
+"""Least number of steps between two snapshots, unless their interval is given in steps: each takes milliseconds."""
+
 EXPLODES = 10.0
 """A loss of more than so many times the usual one is no healthy one."""
 
@@ -125,7 +128,8 @@ def make_rollback(
     if trainer.strategy.restore_checkpoint_after_setup:
         message = f"{type(trainer.strategy).__name__} divides the weights, and a rollback needs whole ones"
         raise ConfigError([Problem("health.recover", message, ..., "take trainer.strategy=ddp")])
-    every, rewarm = max(1, recover.every.steps(length)), recover.rewarm.steps(length)
+    least = 1 if recover.every.unit == "steps" else LEAST_INTERVAL
+    every, rewarm = max(least, recover.every.steps(length)), recover.rewarm.steps(length)
     policy = Recover(recover.cut, rewarm, recover.times, config.health.skip, every, config.trainer.log_every)
     return Rollback(policy, every, recover.keep, folder if folder.is_written else None, source, report)
 

@@ -34,6 +34,9 @@ from lrflow.training.step_guard import StepGuard
 
 log = logging.getLogger("lrflow")
 
+_PLAIN = {int, float, bool, str, type(None)}
+"""Types of values that need no copy."""
+
 _PREFIX = "rollbacks-"
 """Start of the file names of snapshots, before the number of rollbacks up to then."""
 
@@ -364,10 +367,13 @@ def _copied(value: Any, copies: dict[int, torch.Tensor] | None = None) -> Any:
         if id(value) not in copies:
             copies[id(value)] = value.detach().to("cpu", copy=True)
         return copies[id(value)]
+    if type(value) in (list, tuple) and set(map(type, value)) <= _PLAIN:
+        return copy.copy(value)
     if type(value) in (dict, OrderedDict):
         result = copy.copy(value)  # keeps the attribute that torch adds to a state_dict
         for key, part in value.items():
-            result[key] = _copied(part, copies)
+            if type(part) not in _PLAIN:
+                result[key] = _copied(part, copies)
         return result
     if type(value) in (list, tuple):
         return type(value)(_copied(part, copies) for part in value)
