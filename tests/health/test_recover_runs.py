@@ -105,7 +105,7 @@ class Jobs:
         return rows, {key: value for key, value in summary.items() if key != "seconds"}
 
 
-@pytest.mark.parametrize(("options", "kills"), [((), (9, 12)), (tuple(TWO), (19,))], ids=["one device", "two devices"])
+@pytest.mark.parametrize(("options", "kills"), [(tuple(TWO), (19,))], ids=["two devices"])
 def test_a_batch_of_nan_is_survived_and_a_killed_run_ends_the_same(
     options: tuple[str, ...], kills: tuple[int, ...], python: Callable[..., copies.Process], tmp_path: Path
 ) -> None:

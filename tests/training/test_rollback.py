@@ -53,11 +53,7 @@ class Asks(Monitor):
 
 
 REPEATED: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "validated every 5 steps": {"val_every": "5 steps", "save_every": "5 steps"},
     "accumulated, validated within windows": {"accumulate": 3, "val_every": "0.5 epochs", "save_every": "2 steps"},
-    "cut by max_steps": {"max_epochs": -1, "max_steps": 18, "val_every": "4 steps", "save_every": "3 steps"},
-    "tensor LR": {"tensor_lr": True, "save_every": "4 steps"},
     "unfrozen within an epoch, and at its end": {
         "rules": (
             Rule("norm", match="body.*", select=["bias", "norm"], unfreeze=4, unfreeze_warmup=3),
@@ -152,18 +148,18 @@ def test_batches_that_hold_nan_are_left_out_and_the_lr_stays(train: Any, tmp_pat
     assert all(torch.isfinite(tensor).all() for tensor in run.weights.values())
 
 
-@pytest.mark.parametrize("cut", [3, 9, 12, 16, 22])
-def test_a_run_that_is_killed_around_a_rollback_ends_as_one_that_is_not(cut: int, train: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_around_a_rollback_ends_as_one_that_is_not(train: Any, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", data=Poisoned(), **POISONED)
-    folder = tmp_path / "killed"
-    broken = train(folder, interrupt=cut, data=Poisoned(), **POISONED)
-    resumed = train(folder, resume=broken.newest, data=Poisoned(), **POISONED)
-    assert_equal(resumed, whole)
-    one, other = (run.trainer.rollback for run in (resumed, whole))
-    assert one.history == other.history
-    assert [snapshot.name for snapshot in one._ring] == [snapshot.name for snapshot in other._ring]
-    files = [sorted(path.name for path in run.folder.rglob("checkpoints/**/*")) for run in (resumed, whole)]
-    assert files[0] == files[1]
+    for cut in (9, 16):
+        folder = tmp_path / str(cut)
+        broken = train(folder, interrupt=cut, data=Poisoned(), **POISONED)
+        resumed = train(folder, resume=broken.newest, data=Poisoned(), **POISONED)
+        assert_equal(resumed, whole)
+        one, other = (run.trainer.rollback for run in (resumed, whole))
+        assert one.history == other.history
+        assert [snapshot.name for snapshot in one._ring] == [snapshot.name for snapshot in other._ring]
+        files = [sorted(path.name for path in run.folder.rglob("checkpoints/**/*")) for run in (resumed, whole)]
+        assert files[0] == files[1]
 
 
 def test_an_lr_that_is_much_too_high_is_cut_until_it_is_not(train: Any, tmp_path: Path) -> None:
