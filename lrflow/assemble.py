@@ -364,8 +364,8 @@ def make_optimizer(
     optimizers: dict[str | None, torch.optim.Optimizer] = {}
     for route in dict.fromkeys(members[0].route for members in merge(groups)):
         node = declared[route].node()
-        if config.trainer.gradient_clip_val is not None and str(config.trainer.precision).endswith("mixed"):
-            # A fused kernel unscales and steps in one; Lightning (2.6.6) cannot clip in between.
+        if config.guard is not None and str(config.trainer.precision).endswith("mixed"):
+            # A fused kernel unscales and steps in one; nothing can clip in between.
             node = {name: value for name, value in node.items() if (name, value) != ("fused", "auto")}
         own = [group for group in groups if group.route == route]
         key = route_key(route)

@@ -48,6 +48,7 @@ TOPICS = {
     "optimizer": "the update rule",
     "schedule": "the LR over the run: warmup, shape and cooldown",
     "feedback": "raise or lower the LR in reaction to the run",
+    "clip": "clip gradients, or skip steps that are outliers",
     "average": "average the weights over the steps",
     "layers": "parameter groups, each with its own LR",
     "scaling": "rescale the peak LR with the batch size",

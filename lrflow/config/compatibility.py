@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lrflow.config import schema
 from lrflow.config.average_schema import NoAverage
+from lrflow.config.clip_schema import check_clip
 from lrflow.config.config import Config
 from lrflow.config.find_schema import StabilityFind
 from lrflow.config.options import shipped_nodes
@@ -39,7 +40,12 @@ def check_combination(config: Config, processes: int | None = None) -> list[Prob
         except ConfigError as error:
             return [*problems, *error.problems]
         problems += check_optimizer(config, optimizer, traits, key, processes)
-    others = (_of_strategy(config.trainer), check_curvature(config, processes), check_processes(config, processes))
+    others = (
+        _of_strategy(config.trainer),
+        check_clip(config.clip, config.trainer),
+        check_curvature(config, processes),
+        check_processes(config, processes),
+    )
     return [*problems, *(problem for found in others for problem in found)]
 
 
@@ -73,6 +79,9 @@ def check_optimizer(
         if arguments.get("fused") is True and arguments.get(other) is True:
             message, hint = "a fused step is neither foreach nor differentiable", f"{key}.fused=auto"
             yield Problem(f"{key}.{other}", message, True, hint)
+    if arguments.get("fused") is True and config.guard is not None and _has_scaler(config):
+        message = "a fused step unscales float16 gradients itself, so nothing can clip them before"
+        yield Problem(f"{key}.fused", message, True, f"{key}.fused=auto")
     if traits.line_search:
         yield from _with_line_search(config, optimizer, traits)
         yield from _alone(config, processes, "each process would take another step length")
@@ -122,10 +131,11 @@ def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> I
             trainer.accumulate_grad_batches,
             hint if config.data.batch_size else "use larger batches",
         )
-    if trainer.gradient_clip_val is not None:
+    if config.guard is not None:
+        clip, value = config.guard_choice
         message = f"{why} and estimates curvature from changes of the gradient, which clipping distorts"
         short = "line_search_fn=strong_wolfe limits the steps" if "line_search_fn" in traits.ranges else None
-        yield Problem("trainer.gradient_clip_val", message, trainer.gradient_clip_val, short)
+        yield Problem(clip, message, value, short)
     yield from _not_in_half_precision(config, f"{why}, but the scaler of float16 gradients allows only one evaluation")
 
 
@@ -142,10 +152,16 @@ def _unsharded(config: Config, why: str) -> Iterator[Problem]:
         yield Problem("trainer.strategy", message, config.trainer.strategy_name, "trainer.strategy=ddp")
 
 
+def _has_scaler(config: Config) -> bool:
+    """Whether float16 gradients are scaled."""
+    return str(config.trainer.precision) in ("16", "16-mixed")
+
+
 def _not_in_half_precision(config: Config, message: str) -> Iterator[Problem]:
-    precision = config.trainer.precision
-    if str(precision) in ("16", "16-mixed"):
-        yield Problem("trainer.precision", message, precision, "trainer.precision=bf16-mixed needs no scaler")
+    if _has_scaler(config):
+        yield Problem(
+            "trainer.precision", message, config.trainer.precision, "trainer.precision=bf16-mixed needs no scaler"
+        )
 
 
 def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]:

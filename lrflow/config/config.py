@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import average_schema, callback_schema, logger_schema, run_schema, schema, task_schema
+from lrflow.config import average_schema, callback_schema, clip_schema, logger_schema, run_schema, schema, task_schema
 from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
 from lrflow.config.named_schema import Augmentations
@@ -25,13 +25,14 @@ class Config(schema.Section):
     """The typed and validated config of a run, as `validate` returns it; immutable."""
 
     groups: ClassVar[tuple[str, ...]] = (
-        "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "augment", "trainer",
-        "logger", "signals", "health", "callbacks", "find", "task",
+        "optimizer", "schedule", "feedback", "clip", "average", "layers", "scaling", "model", "data", "augment",
+        "trainer", "logger", "signals", "health", "callbacks", "find", "task",
     )  # fmt: skip
 
     optimizer: schema.Optimizer
     schedule: schema.Schedule
     feedback: schema.AnyFeedback = schema.NoFeedback.model_construct()
+    clip: clip_schema.AnyClip = clip_schema.NoClip.model_construct()
     average: average_schema.Average = average_schema.NoAverage.model_construct()
     layers: schema.Layers
     scaling: run_schema.Scaling = run_schema.Scaling.model_construct()
@@ -148,6 +149,18 @@ class Config(schema.Section):
         """Interval at which the sharpness is measured; None: never."""
         own = self.health.sharpness
         return self.sharpness.every or (own.every if own else None)
+
+    @property
+    def guard(self) -> clip_schema.Clip | None:
+        """What clips the gradients of a step or skips it, in either spelling; None: nothing does."""
+        return clip_schema.clip_of(self.clip, self.trainer)
+
+    @property
+    def guard_choice(self) -> tuple[str, Any]:
+        """The key that chose the guard, and its value: `clip` and `zclip`, or `trainer.gradient_clip_val` and 1.0."""
+        if isinstance(self.clip, clip_schema.Clip):
+            return "clip", self._option("clip")
+        return clip_schema.LIGHTNINGS, self.trainer.gradient_clip_val
 
     @property
     def title(self) -> str:

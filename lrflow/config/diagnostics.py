@@ -125,6 +125,8 @@ def unknown_key(
         return Problem(key, "this group has no keys", hint="start the recipe with the line # @package _global_")
     if parent == "feedback" and "_target_" not in content.get(parent, {}):
         return Problem(key, "has no effect without feedback", value, "choose one, such as feedback=plateau")
+    if parent == "clip" and "_target_" not in content.get(parent, {}):
+        return Problem(key, "has no effect without a guard", value, "choose one, such as clip=norm")
     if instead := answer(key, value):
         return Problem(key, "there is no such key" if parent else "there is no such group or key", value, instead)
     if others := _options_with(name, parent, content.get(parent), schema):
@@ -243,6 +245,7 @@ EXAMPLES = {
     "schedule": "lrflow.schedules.Schedule",
     "shape": "lrflow.schedules.Cosine",
     "feedback": "lrflow.feedback.Plateau",
+    "clip": "lrflow.clip.Norm",
     "model": "lrflow.models.MLP",
     "data": "lrflow.data.Digits",
 }

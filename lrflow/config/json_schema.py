@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from lrflow.clip.limits import LIMITS as CLIP_LIMITS
 from lrflow.config.annotations import NODE, Annotation, limit_of
 from lrflow.config.config import Config
 from lrflow.config.field_checks import any_of
@@ -311,6 +312,8 @@ class _Builder:
         if (traits := traits_named(target)) and (limits := traits.ranges.get(name)) is not None:
             return self._form(Member(field_of(limits)))
         if target.startswith("lrflow.feedback.") and (limit := {**BOUNDS, **LIMITS.get(kind, {})}.get(name)):
+            return dict(limit.json)
+        if target.startswith("lrflow.clip.") and (limit := CLIP_LIMITS.get(kind, {}).get(name)):
             return dict(limit.json)
         if not isinstance(parameter.annotation, Annotation):
             return {}

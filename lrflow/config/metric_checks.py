@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrflow.clip import limits as of_clip
 from lrflow.config.checkpoint_names import COUNTERS
 from lrflow.config.config import Config
 from lrflow.config.objective import logged_by, loss_of
@@ -14,7 +15,7 @@ from lrflow.config.schema import Feedback
 from lrflow.config.sweep_schema import TARGET
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
-from lrflow.feedback.limits import BOUNDS, LIMITS
+from lrflow.feedback import limits as of_feedback
 from lrflow.limits import outside
 from lrflow.metric import (
     LOSS,
@@ -28,6 +29,12 @@ from lrflow.metric import (
     places_in,
 )
 from lrflow.schedules import Duration, Horizon
+
+_LIMITS = {
+    "feedback": {kind: {**of_feedback.BOUNDS, **own} for kind, own in of_feedback.LIMITS.items()},
+    "clip": of_clip.LIMITS,
+}
+"""By group, the limits of the settings of each class of lrflow's."""
 
 
 def directions_of(
@@ -162,19 +169,20 @@ def _mode_remarks(directions: Directions) -> Iterator[tuple[str, bool]]:
 
 
 def check_limits(content: Mapping[str, Any]) -> list[Problem]:
-    """Return a problem for each setting of lrflow's feedbacks outside its limits.
+    """Return a problem for each setting of lrflow's feedbacks and guards outside its limits.
 
     Args:
         content: resolved config.
     """
-    node = content.get("feedback")
-    if not isinstance(node, Mapping):
-        return []
-    room, _, kind = str(node.get("_target_")).rpartition(".")
-    kind = FORMER_NAMES.get(kind, kind)
-    if room != "lrflow.feedback" or kind not in LIMITS:
-        return []
-    return outside({**BOUNDS, **LIMITS[kind]}, node, "feedback")
+    problems = []
+    for group, limits in _LIMITS.items():
+        node = content.get(group)
+        if isinstance(node, Mapping):
+            room, _, kind = str(node.get("_target_")).rpartition(".")
+            kind = FORMER_NAMES.get(kind, kind)
+            if room == f"lrflow.{group}" and kind in limits:
+                problems += outside(limits[kind], node, group)
+    return problems
 
 
 def check_feedback(config: Config) -> list[Problem]:

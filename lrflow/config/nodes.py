@@ -20,7 +20,7 @@ from lrflow.objectives import is_known
 from lrflow.schedules import Curve, Shape
 
 GROUPS = (
-    "optimizer", "schedule", "feedback", "layers", "model", "data", "augment", "logger", "health", "callbacks",
+    "optimizer", "schedule", "feedback", "clip", "layers", "model", "data", "augment", "logger", "health", "callbacks",
     "trainer",
 )  # fmt: skip
 """The groups that build objects."""
@@ -36,7 +36,7 @@ PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 _BUILT = re.compile(
-    r"(optimizer|feedback|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks|augment|logger)\.[^.]+|trainer\.(strategy|plugins\[\d+\])"
+    r"(optimizer|feedback|clip|layers|model|data)|optimizer\.routes\.[^.]+|(health|callbacks|augment|logger)\.[^.]+|trainer\.(strategy|plugins\[\d+\])"
 )
 """Keys of the nodes whose object lrflow builds itself."""
 

@@ -16,8 +16,8 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_folder
 
 GROUPS = (
-    "task", "optimizer", "schedule", "feedback", "average", "layers", "scaling", "model", "data", "augment", "trainer",
-    "logger", "signals", "health", "callbacks", "find", "recipe", "fast", "sweep",
+    "task", "optimizer", "schedule", "feedback", "clip", "average", "layers", "scaling", "model", "data", "augment",
+    "trainer", "logger", "signals", "health", "callbacks", "find", "recipe", "fast", "sweep",
 )  # fmt: skip
 """Groups in the order in which help lists them."""
 

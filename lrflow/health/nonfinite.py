@@ -28,7 +28,8 @@ _LR = (
 class NonFinite(Monitor):
     """Ends a run, or warns once, at the first step whose loss, gradient norm or weights are not finite.
 
-    In half precision infinite gradients are ignored: the gradient scaler skips those steps. Weights, buffers, averages
+    In half precision infinite gradients are ignored: the gradient scaler skips those steps. So are steps that a guard
+    skips. Weights, buffers, averages
     of the weights and the optimizer's state are checked before each checkpoint, so a broken state is never saved.
 
     Args:
@@ -54,6 +55,8 @@ class NonFinite(Monitor):
         finite = np.isfinite(block.loss) | block.skipped
         if not str(trainer.precision).startswith("16"):
             finite &= np.isfinite(block.grad_norm)
+        if block.clip is not None:
+            finite |= block.clip == 0  # a guard skipped the step
         if finite.all():
             return
         at = int(np.argmin(finite))

@@ -35,8 +35,8 @@ def build_optimizer(
 
     `fused: auto` uses the fused kernel if the class offers one, every parameter is a floating-point tensor on a device
     that has it, and no other implementation was requested. Set `fused: false` in two cases that are not detected:
-    sparse gradients (`nn.Embedding(sparse=True)`), and clipping under mixed precision in Lightning, which raises for a
-    fused optimizer.
+    sparse gradients (`nn.Embedding(sparse=True)`), and clipping under mixed precision: a fused step unscales float16
+    gradients itself, and Lightning raises.
 
     Args:
         groups: as returned by `lrflow.layers.resolve`.

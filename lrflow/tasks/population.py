@@ -33,6 +33,7 @@ from lrflow.tasks.population_checks import (
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.group_norms import measuring_intervals
+from lrflow.training.guard import guard_of
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
@@ -256,7 +257,8 @@ def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds:
     ended = Outcome.finished(member.metrics, **facts)
     if member.error is not None:
         ended = Outcome.from_error(member.error, **facts)
-    conclude(folder, ended, loggers, members=size)
+    clip = {"clip": guard.record} if (guard := guard_of(member.trainer)) else {}
+    conclude(folder, ended, loggers, members=size, **clip)
     return replace(ended, seconds=seconds / size)
 
 

@@ -236,11 +236,13 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
             upload(folder)
 
 
-def print_outcome(console: Console, folder: RunFolder, outcome: Outcome) -> None:
-    """Print the last metrics and the files in the folder."""
+def print_outcome(console: Console, folder: RunFolder, outcome: Outcome, further: str | None = None) -> None:
+    """Print the last metrics, a further line, and the files in the folder."""
     metrics = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
     steps = counted(outcome.steps or 0, "step")
     console.print(f"\n{steps} in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
+    if further:
+        console.print(further, soft_wrap=True, highlight=False, markup=False)
     if not folder.is_written:
         return
     written = ["config.yaml", "plan.png", "metrics.csv", FINDINGS, "sharpness.png", "summary.json"]

@@ -58,6 +58,7 @@ from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.group_norms import measuring_intervals
+from lrflow.training.guard import build_guard, describe_guard
 from lrflow.training.interrupt import ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
@@ -200,7 +201,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         ended = Outcome.finished(metrics, **so_far()).checked_finite(config.objectives)
     with stops.deferred():  # the run has ended, and that is recorded
         conclude(folder, ended, loggers, **facts)
-        print_outcome(console, folder, ended)
+        print_outcome(console, folder, ended, describe_guard(config, facts.get("clip")))
     return ended
 
 
@@ -267,12 +268,10 @@ def prepare(
     set_up_data(data, trainer, config.seed, position, is_set_up=loaded is not None, overfit=overfit)
     horizon = count_horizon(config, data, trainer.world_size)
     stage = resumed.stage(horizon, assemble.plain_config(config)) if resumed else "under way"
-    if resumed and stage == "finished":
-        finished = RunFolder.of(resumed.path)
-        message = f"{finished.path} is finished: all {resumed.step} steps are done"
-        console.print(message, soft_wrap=True, highlight=False, markup=False)
-        return None
     report = partial(console.print, soft_wrap=True, highlight=False, markup=False)
+    if resumed and stage == "finished":
+        report(f"{RunFolder.of(resumed.path).path} is finished: all {resumed.step} steps are done")
+        return None
     trainer.run_for(horizon)  # before the module is built, since that may read the length of the run
     module = assemble.build_module(config, resumed is None, trainer, data, report=report)
     if resumed is None:
@@ -309,12 +308,13 @@ def prepare(
     if averaging := averaging_of(config.average, length):
         report(averaging.describe())
     report_advice(config, plan, length, report)
-    signals = Signals(plan, config.trainer.log_every, *measuring_intervals(config, length), config.signals.machine)
+    guard, intervals = build_guard(config, module, groups), measuring_intervals(config, length)
+    signals = Signals(plan, config.trainer.log_every, *intervals, config.signals.machine, guard)
     watched = Watched(trainer, data, plan, folder.path, config.seed, signals, length)
     monitors = build_monitors(config, watched)
     for line in [*filter(None, (monitor.describe() for monitor in monitors)), *early_ends(config, length)]:
         report(line)
-    added = [*build_callbacks(config, trainer, report), *time_limit(config)]
+    added = [*([guard] if guard else []), *build_callbacks(config, trainer, report), *time_limit(config)]
     trainer.callbacks += freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     extra = {
         "plan": plan.to_dict(),
@@ -328,7 +328,7 @@ def prepare(
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
     watching: list[pl.Callback] = [*filter(None, [rollback]), *([watched.findings, *monitors] if monitors else [])]
     facts |= {"findings": watched.findings.records} if monitors else {}
-    facts |= {"recoveries": rollback.history} if rollback else {}
+    facts |= ({"recoveries": rollback.history} if rollback else {}) | ({"clip": guard.record} if guard else {})
     record = partial(record_plan, config, folder, devices=trainer.world_size)
     trainer.cooldown = Cooldown(plan, branches, length, recompile, extra, facts, record, report)
     trainer.callbacks += _callbacks(config, plan, length, loop, signals, watching, console, added, checkpoints)  # type: ignore[attr-defined]

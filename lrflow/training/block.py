@@ -36,6 +36,8 @@ class Block:
         norms: norms of each group at some of the steps; None: they are not measured.
         noise: estimates of the gradient noise at some of the steps; None: there are none.
         machine: what these steps took of the machine, by column (see `machine_use`); empty: it is not measured.
+        clip: the factor by which a guard made the gradient norm smaller: 1 if nothing was clipped, 0 if it skipped the
+            step; [n], float64. None: the run has no guard.
         skipped: whether `training_step` returned None for every batch of the step, which then has no loss and no
             gradient; [n], or one value for all, bool.
     """
@@ -52,6 +54,7 @@ class Block:
     norms: GroupNorms | None = None
     noise: GradientNoise | None = None
     machine: Mapping[str, float] = field(default_factory=dict)
+    clip: np.ndarray | None = None
     skipped: np.ndarray = field(default_factory=lambda: np.zeros((), bool))
 
     def __post_init__(self) -> None:
@@ -94,11 +97,12 @@ class Block:
         """Yield the rows of consecutive steps with the same columns: `step` and a value per column.
 
         Args:
-            columns: of every step: loss, gradient norm, time, the LR of each group, other scheduled settings, and
-                estimates of the LR.
+            columns: of every step: loss, gradient norm, time, the LR of each group, the factor of a guard, other
+                scheduled settings, and estimates of the LR.
             names: the plan's groups.
         """
-        values = [self.loss, self.grad_norm, self.seconds.round(6), self.actual, self.planned, *self.settings.values()]
+        values = [self.loss, self.grad_norm, self.seconds.round(6), self.actual, self.planned]
+        values += [*([] if self.clip is None else [self.clip]), *self.settings.values()]
         columns = list(columns)
         if self.estimate is not None:
             estimating = ~np.isnan(self.estimate[0])

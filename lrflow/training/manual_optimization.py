@@ -197,10 +197,11 @@ def _manual(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
         message = f"{who}, so it adds up gradients itself"
         hint = "leave it out; an optimizer that steps at every n-th batch has every: n"
         yield Problem("trainer.accumulate_grad_batches", message, trainer.accumulate_grad_batches, hint)
-    if trainer.gradient_clip_val is not None:
+    if config.guard is not None:
         message = f"{who}, so it clips gradients itself"
         hint = "leave it out, and call self.clip_gradients(optimizer, value) before the step"
-        yield Problem("trainer.gradient_clip_val", message, trainer.gradient_clip_val, hint)
+        key, value = config.guard_choice
+        yield Problem(key, message, value, hint)
     members = {key: optimizer_traits(optimizer.target) for key, optimizer in config.optimizer.members.items()}
     for key, traits in members.items():
         if traits.needs_closure or traits.second_order:

@@ -22,6 +22,7 @@ from lrflow.plan.table import setting_columns
 from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.group_norms import RunMeter
+from lrflow.training.guard import StepGuard
 from lrflow.training.machine import machine_use
 from lrflow.training.metric_reading import MeanLoss
 from lrflow.training.noise_meter import NoiseMeter
@@ -30,13 +31,13 @@ from lrflow.training.noise_meter import NoiseMeter
 class Signals(Callback, FollowsPlan):
     """Collects loss, gradient norm, LR and time of every step without device synchronization.
 
-    Loss and gradient norm go into a buffer on the device. Every `every` steps (on a single device also once per second)
-    the buffer is read as a whole and passed to the loggers and, as a `Block`, to the hook `on_block` of callbacks that
-    have one, such as each `Monitor`. The loggers get one row per step: `train/loss`, `train/grad_norm`,
-    `train/step_time`, and for each group `lr/NAME` (used by the optimizer) and `lr_planned/NAME`. Other scheduled
-    settings are logged as `momentum/NAME`, `weight_decay/NAME` and the like. If the optimizer estimates its LR
-    (Prodigy, D-adaptation: `d` in its groups), the estimate is `lr_estimate/NAME`, and its product with the LR
-    `lr_effective/NAME`.
+    Loss, gradient norm and the factor of a guard go into a buffer on the device. Every `every` steps (on a single
+    device also once per second) the buffer is read as a whole and passed to the loggers and, as a `Block`, to the hook
+    `on_block` of callbacks that have one, such as each `Monitor`. The loggers get one row per step: `train/loss`,
+    `train/grad_norm`, `train/step_time`, for each group `lr/NAME` (used by the optimizer) and `lr_planned/NAME`, and
+    with a guard `clip/factor`. Other scheduled settings are logged as `momentum/NAME`, `weight_decay/NAME` and the
+    like. If the optimizer estimates its LR (Prodigy, D-adaptation: `d` in its groups), the estimate is
+    `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
 
     Args:
         plan: the plan of the run.
@@ -45,6 +46,7 @@ class Signals(Callback, FollowsPlan):
         halves_every: number of steps between measurements of the gradient noise by half a batch (see `NoiseMeter`);
             None: none. Steps whose batch has parts are measured together with the norms.
         machine: whether to log what the steps take of the machine (see `machine_use`), and their time waiting for data.
+        guard: what clips the gradients; None: nothing does.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class Signals(Callback, FollowsPlan):
         norms_every: int | None = None,
         halves_every: int | None = None,
         machine: bool = False,
+        guard: StepGuard | None = None,
     ) -> None:
         self._plan = plan
         self._always = ["train/loss", "train/grad_norm", "train/step_time"]
         self._always += [f"lr/{name}" for name in plan.names] + [f"lr_planned/{name}" for name in plan.names]
+        self._guard = guard
+        self._always += ["clip/factor"] if guard else []
         self._scheduled = setting_columns(plan)
         self._always += [title for _, _, title in self._scheduled]
         self._columns = self._always
@@ -100,7 +105,7 @@ class Signals(Callback, FollowsPlan):
                 *(f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names),
             ]
         self._count = 0
-        self._buffer = torch.zeros(self._every, 3, device=pl_module.device)  # of `collected` in `flush`
+        self._buffer = torch.zeros(self._every, 4, device=pl_module.device)  # of `collected` in `flush`
         if self._norms_every is not None:
             self._meter = RunMeter(self._norms_every, groups, self._plan, self._every)
             self._meter.load_state_dict(self._saved.get("norms", {}))
@@ -233,6 +238,8 @@ class Signals(Callback, FollowsPlan):
         self._after = None
         self._skipped.append(self._loss.skipped)
         self._buffer[self._count, 0] = self._loss.mean(trainer)
+        if self._guard is not None:
+            self._buffer[self._count, 3] = 1.0 if self._guard.factor is None else self._guard.factor
         self._loss.reset()
         if self._meter is not None:
             self._meter.read_update(step, self._count)
@@ -315,6 +322,7 @@ class Signals(Callback, FollowsPlan):
             norms=self._meter.take()[0] if self._meter else None,
             noise=self._noise.take(values[:, 2], values[:, 1]) if self._noise else None,
             machine=machine_use(trainer, self._count, sum(self._seconds)) if self._machine else {},
+            clip=values[:, 3] if self._guard else None,
             skipped=np.array(self._skipped),
         )
         self._last_step += self._count

@@ -21,8 +21,8 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 
 _SAME = (
-    "accelerator devices num_nodes precision accumulate_grad_batches gradient_clip_val gradient_clip_algorithm "
-    "limit_train_batches limit_val_batches deterministic"
+    "accelerator devices num_nodes precision accumulate_grad_batches limit_train_batches limit_val_batches "
+    "deterministic"
 )
 """Options that Lightning takes as the config has them."""
 
@@ -36,8 +36,8 @@ def lightning_options(config: Config) -> dict[str, Any]:
     trainer = config.trainer
     options = {name: getattr(trainer, name) for name in _SAME.split()}
     options["timeout"] = seconds_of(trainer.timeout)
-    if trainer.gradient_clip_val is None:
-        del options["gradient_clip_algorithm"]
+    if guard := config.guard:
+        options |= guard.of_lightning  # for modules that clip gradients themselves, and read it
     problems: list[Problem] = []
     options["strategy"] = trainer.strategy
     if isinstance(trainer.strategy, Node):

@@ -24,6 +24,7 @@ from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.configure_optimizers import regroup, supply_optimizer
 from lrflow.training.freezing import freezing_callbacks
+from lrflow.training.guard import build_guard
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import count_horizon, set_up_data
 from lrflow.training.preprocessing import restore_preprocessing
@@ -97,6 +98,7 @@ def short_fit(
         UndisturbedByValidation(),
         EvaluationWeights(config.trainer.batch_norm_batches, seed, averaging),
         *freezing_callbacks(config, module, plan, groups),
+        *([guard] if (guard := build_guard(config, module, groups)) else []),
         *make_callbacks(trainer, data, plan),
     ]
     if start:

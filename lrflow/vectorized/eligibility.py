@@ -32,6 +32,7 @@ def ineligible_because(config: Config) -> str | None:
     )
     monitors = config.monitors.items()
     own = [f"health.{name}" for name, monitor in monitors if not monitor["_target_"].startswith("lrflow.health.")]
+    guard = config.guard
     called = [f"callbacks.{name}" for name in config.callbacks.nodes()]
     reasons = {
         f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
@@ -39,6 +40,7 @@ def ineligible_because(config: Config) -> str | None:
         "the LR is found before the run": config.finds_lr or config.find.check,
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
         "it may roll back to an earlier state": config.health.recovers,
+        f"clip={config.guard_choice[1]} keeps statistics of one run": bool(guard and not guard.of_lightning),
         "the weights are averaged": not isinstance(config.average, NoAverage),
         "health=recover rolls back one run at a time": config.health.action == "recover",
         "the sharpness is measured during the run": config.sharpness_every is not None,

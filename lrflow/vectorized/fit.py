@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrflow import stops
+from lrflow.clip.clip import EPS
 from lrflow.errors import LrflowError
 from lrflow.plan.table import setting_columns
 from lrflow.schedules import Duration
@@ -73,7 +75,7 @@ class PopulationFit:
         self._batches = StackedBatches([one.data.train_dataloader() for one in members], self._device)
         self._loaders = {"val": first.data.val_dataloader()}
         self._stop = StopRequest()
-        self._losses = torch.zeros(log_every, len(members), 2, device=self._device)
+        self._losses = torch.zeros(log_every, len(members), 3, device=self._device)
         self._seconds: list[float] = []
         self._pace = 0.0  # median seconds per step since the signals were last read
         self._step = 0
@@ -100,8 +102,7 @@ class PopulationFit:
     def _epoch(self, epoch: int) -> None:
         batches = self._horizon.steps_per_epoch
         for number, (inputs, targets) in enumerate(islice(self._batches.epoch(epoch), batches), start=1):
-            losses, norms = self._make_step(inputs, targets)
-            self._losses[len(self._seconds)] = torch.stack([losses, norms], dim=1)
+            self._losses[len(self._seconds)] = torch.stack(self._make_step(inputs, targets), dim=1)
             self._step += 1
             now = time.perf_counter()
             self._seconds.append(now - self._clock)
@@ -116,8 +117,8 @@ class PopulationFit:
             if done or not self._active():
                 return
 
-    def _make_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Make a step, and measure the norms of each group if that is due; return the losses and gradient norms."""
+    def _make_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Make a step, and measure the norms of each group if that is due; return what `Population.step` does."""
         population, meter, coefficients = self._population, self._meter, self._coefficients.at(self._step)
         if meter is None or not meter.is_due(self._step):
             return population.step(inputs, targets, coefficients, self._clip)
@@ -158,8 +159,11 @@ class PopulationFit:
             member = self._rows[row]
             rates, plan = member.plan.lr(steps), member.plan
             settings = {title: plan.setting(name, steps)[:, at] for name, at, title in setting_columns(plan)}
-            loss, norm, moves = values[:, row, 0], values[:, row, 1], measured[row] if measured else None
+            loss, norm, factor = values[:, row].T
+            moves = measured[row] if measured else None
             block = Block(first, loss, norm, seconds, rates, rates, settings=settings, norms=moves)
+            if self._clip is not None:
+                block = replace(block, clip=factor)
             member.steps = self._step
             with member.own_errors():
                 member.signals.emit(member.trainer, block)
@@ -259,10 +263,22 @@ def evaluate(
 
 
 def clipping(trainer: pl.Trainer) -> Clip | None:
-    """Return a function that clips gradients [members, weights] with norms [members] in place, per member."""
+    """Return a function that clips gradients [members, weights] with norms [members] in place, per member.
+
+    It returns the factor by which each norm became smaller [members].
+    """
     limit = trainer.gradient_clip_val
     if limit is None:
         return None
-    if trainer.gradient_clip_algorithm == "value":
-        return lambda grad, norms: grad.clamp_(-limit, limit)
-    return lambda grad, norms: grad.mul_((limit / (norms + 1e-6)).clamp(max=1.0)[:, None])
+
+    def by_value(grad: Tensor, norms: Tensor) -> Tensor:
+        clipped = grad.abs().amax(dim=1) > limit
+        share = torch.linalg.vector_norm(grad.clamp_(-limit, limit), dim=1) / norms
+        return torch.where(clipped, share.clamp(max=1 - EPS), 1.0)
+
+    def by_norm(grad: Tensor, norms: Tensor) -> Tensor:
+        factors = (limit / (norms + EPS)).clamp(max=1.0)
+        grad.mul_(factors[:, None])
+        return factors
+
+    return by_value if trainer.gradient_clip_algorithm == "value" else by_norm

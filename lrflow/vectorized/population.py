@@ -20,7 +20,8 @@ from lrflow.vectorized.eligibility import Generators, replace_modules
 from lrflow.vectorized.updates import Update
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Clip = Callable[[Tensor, Tensor], object]
+Read = Callable[[Tensor, Tensor], object]
+Clip = Callable[[Tensor, Tensor], Tensor]
 
 
 class UnfitError(Exception):
@@ -120,26 +121,28 @@ class Population:
         targets: Tensor,
         coefficients: Mapping[str, Tensor],
         clip: Clip | None = None,
-        read: Clip | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        read: Read | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Make one optimizer step of every member.
 
         Args:
             inputs: a batch per member; [members, batch, ...].
             targets: the targets of the batches; [members, batch, ...].
             coefficients: the coefficients of the update, by name; [members, groups].
-            clip: clips the gradients [members, weights] in place, given their norms [members].
+            clip: clips the gradients [members, weights] in place, given their norms [members]; returns the factor by
+                which each norm became smaller [members].
             read: receives the same before they are clipped; such a step is not compiled.
 
         Returns:
-            The losses before the step and the norms of the gradients before clipping, both [members].
+            The losses before the step, the norms of the gradients before clipping, and the factors of the clipping, all
+            [members].
 
         Raises:
             UnfitError: a parameter gets a gradient only in some steps.
         """
         changes = clip if read is None else _both(read, clip)
         given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, changes)
-        step: Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]] = self._make_step
+        step: Callable[..., tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]] = self._make_step
         knows_idle = self._segments is not None  # after the first step
         if self._compiled and knows_idle and read is None:
             if self._shape is None:
@@ -148,13 +151,13 @@ class Population:
                 # Not dynamic, since vmap does not support symbolic sizes.
                 self._program = torch.compile(self._make_step, fullgraph=True, dynamic=False)
                 started = time.perf_counter()
-                losses, norms, self.buffers = self._program(*given)
+                losses, norms, factors, self.buffers = self._program(*given)
                 self.compiling = time.perf_counter() - started
-                return losses, norms
+                return losses, norms, factors
             # The last batch of an epoch may be smaller: to compile the step for it would cost more than it saves.
             step = self._program if inputs.shape == self._shape else self._make_step
-        losses, norms, self.buffers = step(*given)
-        return losses, norms
+        losses, norms, factors, self.buffers = step(*given)
+        return losses, norms, factors
 
     def _make_step(
         self,
@@ -165,19 +168,18 @@ class Population:
         targets: Tensor,
         coefficients: Mapping[str, Tensor],
         clip: Clip | None,
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Make a step: change weights and state in place, return losses, norms and the new buffers."""
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Make a step: change weights and state in place, return losses, norms, factors and the new buffers."""
         losses, grad, buffers = self._gradients(weights, buffers, inputs, targets)
         with torch.no_grad():
             norms = torch.linalg.vector_norm(grad, dim=1)
-            if clip is not None:
-                clip(grad, norms)
+            factors = torch.ones_like(norms) if clip is None else clip(grad, norms)
             assert self._segments is not None
             for group, first, last in self._segments:
                 own = {name: kept[:, first:last] for name, kept in state.items()}
                 own_coefficients = {name: values[:, group : group + 1] for name, values in coefficients.items()}
                 self._update(weights[:, first:last], grad[:, first:last], own, own_coefficients)
-        return losses, norms, buffers
+        return losses, norms, factors, buffers
 
     def _gradients(
         self, weights: Tensor, buffers: dict[str, Tensor], inputs: Tensor, targets: Tensor
@@ -274,13 +276,12 @@ class Population:
         return {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in parts}
 
 
-def _both(read: Clip, clip: Clip | None) -> Clip:
+def _both(read: Read, clip: Clip | None) -> Clip:
     """Return a function that passes gradients and their norms to `read`, then to `clip`."""
 
-    def call(grad: Tensor, norms: Tensor) -> None:
+    def call(grad: Tensor, norms: Tensor) -> Tensor:
         read(grad, norms)
-        if clip is not None:
-            clip(grad, norms)
+        return torch.ones_like(norms) if clip is None else clip(grad, norms)
 
     return call
 

@@ -183,7 +183,7 @@ def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
     step = epoch = 0
     while step < len(timeline):
         for inputs, targets in islice(batches.epoch(epoch), min(length, len(timeline) - step)):
-            losses, norms = population.step(inputs, targets, coefficients.at(step), clip)
+            losses, norms, _ = population.step(inputs, targets, coefficients.at(step), clip)
             step += 1
             for trace, one_loss, norm in zip(traces, losses.tolist(), norms.tolist(), strict=True):
                 trace.losses.append(one_loss)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from lrflow import stops
+from lrflow.clip import Clip
 from lrflow.data import DataModule
 from lrflow.data.module import Examples
 from lrflow.health import NonFinite
@@ -33,6 +34,7 @@ from lrflow.schedules.serialization import to_spec
 from lrflow.training import Block, Checkpoints, EvaluationWeights, Freezing, Signals, Supervised, planned_module
 from lrflow.training.branches import Branch, compile_branched
 from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.training.guard import StepGuard
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import Position, order_loaders
@@ -93,6 +95,7 @@ class Options:
     max_steps: int | None = None
     accumulate: int = 1
     clip: float | None = None
+    guard: Callable[[], Clip] | None = None
     val_every: str = "1 epoch"
     save_every: str | None = "7 steps"
     keep: int | None = None
@@ -292,7 +295,8 @@ def build(
     plan = compile_branched(groups, options.schedule, horizon, branches, settings)
     record, blocks = Recorder(), Blocks()
     back = rollback(folder=RunFolder(folder), source=resume) if rollback else None
-    signals = Signals(plan, options.log_every, options.norms_every, options.halves_every, options.machine)
+    guard = StepGuard(options.guard(), groups) if options.guard else None
+    signals = Signals(plan, options.log_every, options.norms_every, options.halves_every, options.machine, guard)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         horizon,
@@ -315,7 +319,8 @@ def build(
     )
     first = [UndisturbedByValidation(), weights, freezing]
     health = [back, NonFinite()] if back else []
-    trainer.callbacks += [*first, record, *health, *callbacks, signals, blocks, checkpoints]  # type: ignore[attr-defined]
+    added = [*callbacks, signals, *([guard] if guard else []), blocks, checkpoints]
+    trainer.callbacks += [*first, record, *health, *added]  # type: ignore[attr-defined]
     trainer.run_for(horizon)
     validate_every(trainer, Duration.parse(options.val_every), horizon)
     supply_optimizer(
