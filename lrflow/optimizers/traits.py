@@ -201,6 +201,7 @@ _RECORDS = {
     "pytorch_optimizer.Adan": Traits(decoupling="weight_decouple"),
     "pytorch_optimizer.ADOPT": Traits(decoupling="weight_decouple"),
     "pytorch_optimizer.MARS": Traits(decoupled=True, decoupling="weight_decouple"),
+    "pytorch_optimizer.StableAdamW": Traits(mup="adam", decoupled=True, decoupling="weight_decouple"),
     "pytorch_optimizer.Lamb": Traits(decoupled=True, decoupling="weight_decouple"),
     "pytorch_optimizer.LARS": Traits(),
 }  # fmt: skip

@@ -73,6 +73,36 @@ def test_lamb() -> None:
     np.testing.assert_allclose(trained("lamb"), weight)
 
 
+def test_stable_adamw() -> None:
+    """Wortsman et al., 2023, algorithm 2, over more steps under an LR that moves; some gradients are outliers."""
+    (beta1, beta2), eps, decay = (0.9, 0.99), 1e-8, 0.05
+    pytest.importorskip("pytorch_optimizer")
+    weight = nn.Parameter(torch.tensor(START))
+    config = compose(["optimizer=stable_adamw", f"optimizer.lr={LR}"])
+    optimizer = make_optimizer(config, [Group("all", (("weight", weight),), LR, 1.0, decay)], torch.device("cpu"))
+    expected, mean, square, clipped = START, np.zeros_like(START), np.zeros_like(START), 0
+    for step in range(1, 26):
+        gradient = GRADIENTS[step % STEPS] * (20 if step % 8 == 0 else 1)
+        optimizer.param_groups[0]["lr"] = lr = LR * (1 - step / 30)
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        first, second = (beta * (1 - beta ** (step - 1)) / (1 - beta**step) for beta in (beta1, beta2))
+        mean, square = first * mean + (1 - first) * gradient, second * square + (1 - second) * gradient**2
+        rms = np.sqrt(np.mean(gradient**2 / np.maximum(square, eps**2)))
+        clipped += rms > 1
+        lr /= max(1, rms)
+        expected = expected * (1 - lr * decay) - lr * mean / (np.sqrt(square) + eps)
+        np.testing.assert_allclose(weight.detach().numpy(), expected)
+    assert clipped >= 3
+
+
+def test_adamc_is_a_schedule_of_the_weight_decay() -> None:
+    """Defazio, 2025, algorithm 1: the decay of a step is LR^2 / peak LR times the weight decay."""
+    given = ["task=plan", "horizon.steps=30", "schedule.warmup=5", "+schedule.also.weight_decay={}", "layers=uniform"]
+    plan, steps = compile_plan(compose(given)), np.arange(30)
+    np.testing.assert_allclose(plan.setting("weight_decay", steps)[:, 0], 0.05 * plan.lr(steps)[:, 0] / 3e-3)
+
+
 def test_adopt() -> None:
     """Taniguchi et al., 2024, algorithm 2; the first step only measures."""
     (beta1, beta2), eps, decay = (0.9, 0.9999), 1e-6, 0.05
