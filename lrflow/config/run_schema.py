@@ -263,6 +263,14 @@ class Health(Section):
     """Monitor of the curvature relative to the LR."""
     diverging: Detector | None = None
     """Detector of a loss that rises and does not come back."""
+    too_high: Detector | None = None
+    """Detector of an LR that is too high although the loss does not diverge."""
+    spiking: Detector | None = None
+    """Detector of losses and gradient norms that jump and come back."""
+    warmup_too_short: Detector | None = None
+    """Detector of a loss that rises at the end of the warmup and takes long to come back."""
+    oscillating: Detector | None = None
+    """Detector of a loss that jumps to and fro at an LR that does not decay."""
     too_low: Detector | None = None
     """Detector of an LR that is far too low."""
     overfitting: Detector | None = None

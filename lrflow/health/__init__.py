@@ -9,6 +9,8 @@ from lrflow.health.history import Facts, History
 from lrflow.health.nonfinite import NonFinite
 from lrflow.health.progress import Overfitting, Plateau, TooLow
 from lrflow.health.sharpness import Sharpness
+from lrflow.health.spiking import Spiking, WarmupTooShort
+from lrflow.health.too_high import Oscillating, TooHigh
 from lrflow.training.findings import Finding
 from lrflow.training.monitor import Monitor, Watched
 
@@ -23,9 +25,13 @@ __all__ = [
     "History",
     "Monitor",
     "NonFinite",
+    "Oscillating",
     "Overfitting",
     "Plateau",
     "Sharpness",
+    "Spiking",
+    "TooHigh",
     "TooLow",
+    "WarmupTooShort",
     "Watched",
 ]

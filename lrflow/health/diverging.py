@@ -8,47 +8,55 @@ import numpy as np
 
 from lrflow.config.run_schema import Response
 from lrflow.display import number
+from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
 from lrflow.training.findings import Finding
 
-_STEPS = 20  # steps whose median is the loss of now
+_LAST = 5  # finite losses before one that is not finite
+_OVERFLOW = 3.0  # how many times the untrained loss they reach if the LR is the reason
 
 
 class Diverging(Detector):
-    """Finds a loss that has risen far above its best level, and above that of the untrained model.
+    """Finds a loss that rises above that of the untrained model for a tenth of the run, and is not below it again.
 
-    The loss of now is the median of the last steps; the best level is the lowest mean over a part of the run.
+    A loss also rises above it if the examples come sorted; then the weights hardly grow, and it is not found. A loss
+    that is not finite has diverged if the losses just before it were too high already; else the data may be the reason.
 
     Args:
-        factor: how many times the untrained model's loss, measured from the best level, counts as diverged.
+        growth: how many times the norm of the weights of a group must have grown, where it is measured.
         action: as in `Detector`.
     """
 
     diverges: ClassVar[bool] = True
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
 
-    def __init__(self, factor: float = 1.5, action: Response | None = None) -> None:
+    def __init__(self, growth: float = 1.3, action: Response | None = None) -> None:
         super().__init__(action)
-        self._factor = factor
+        self._growth = growth
 
     def judge(self, history: History) -> Finding | None:
-        """Return the finding if the loss is above the untrained level."""
-        if history.step < 2 * _STEPS or not history.facts.losses:
+        """Return the finding if the loss has been above the untrained level, and is not below it again."""
+        if history.facts.losses and history.not_finite and not np.isfinite(history.recent["loss"][-1]):
+            return self._judge_overflow(history)
+        course = Course.of(history)
+        if course is None or history.growth < self._growth:
             return None
-        loss = history.recent["loss"]
-        loss = loss[~np.isnan(loss)][-_STEPS:]  # without steps that were left out, and NaN, which NonFinite finds
-        if len(loss) < _STEPS:
+        if not (course.has_risen and course.is_stuck(history)):
             return None
-        now = float(np.median(loss))
-        untrained = float(history.first[0])
-        best = float(history.bins["loss"].means.min(initial=untrained))
-        if not now > best + self._factor * max(untrained - best, abs(untrained) * 0.1):
+        return self._found(history, course.since(course.chance_level), course.untrained, course.peak, course.now)
+
+    def _judge_overflow(self, history: History) -> Finding | None:
+        is_finite = np.isfinite(history.recent["loss"])
+        last, first = history.recent["loss"][is_finite][-_LAST:], history.first[np.isfinite(history.first)]
+        if not len(last) or not len(first) or last.max() < first[0] + (_OVERFLOW - 1) * abs(first[0]):
             return None
-        above = history.recent["loss"] > max(untrained, best)
-        start = len(above) - int(np.argmin(above[::-1])) if not above.all() else 0
-        since = int(history.recent_steps[min(start, len(above) - 1)])
-        message = f"the loss is {number(now)}, above the {number(untrained)} of the untrained model"
-        evidence = {"loss": now, "untrained_loss": untrained, "best_loss": best}
+        since = int(history.recent_steps[is_finite][-len(last)])
+        return self._found(history, since, float(first[0]), float(last.max()), float("nan"))
+
+    def _found(self, history: History, since: int, untrained: float, highest: float, now: float) -> Finding:
+        then = f"is {number(now)}" if np.isfinite(now) else "is no longer finite"
+        message = f"the loss rose from {number(untrained)}, without training, to {number(highest)}, and {then}"
+        evidence = {"loss": now, "untrained_loss": untrained, "highest_loss": highest}
         remedy = f"optimizer.lr={number(history.facts.lr / 3)}, or schedule.warmup=10%"
-        return Finding(self.kind, history.step, since, message, evidence, 0.9, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)

@@ -117,6 +117,7 @@ class History:
             step is NaN. `recent_steps` are their steps.
         bins: statistics of `BIN_SERIES` over parts of the whole run; `lr` is the largest LR of all groups.
         not_finite: number of steps whose loss was not finite.
+        start: norms of each group's weights at the first measurement; [groups]; empty before it.
         norm_steps: steps at which norms were measured; [m], int.
         norms: norms of each group at these by name, `NORM_SERIES`; each [m, groups], float64.
         rates: LR of each group at these steps; [m, groups], float64.
@@ -133,6 +134,7 @@ class History:
         self.recent = {name: np.zeros(0) for name in STEP_SERIES}
         self.bins = {name: Bins(width) for name in BIN_SERIES}
         self.not_finite = 0
+        self.start = np.zeros(0)
         self.norm_steps = np.zeros(0, dtype=np.int64)
         self.norms = {name: np.zeros((0, len(facts.groups))) for name in NORM_SERIES}
         self.rates = np.zeros((0, len(facts.groups)))
@@ -164,6 +166,16 @@ class History:
         weight, update = self.norms["weight"], self.norms["update"]
         return np.divide(update, weight, out=np.full_like(update, np.nan), where=weight > 0)
 
+    @property
+    def growth(self) -> float:
+        """The largest ratio of a group's norm of weights to that at the start; NaN: not measured, or all were zero."""
+        some = self.start > 0
+        return float((self.norms["weight"][-1][some] / self.start[some]).max()) if some.any() else float("nan")
+
+    def is_at_peak(self, steps: int) -> bool:
+        """Return whether the LR of the last steps was near the peak of the config."""
+        return bool(self.recent["lr"][-steps:].min() >= 0.9 * self.facts.lr)
+
     def series(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps and values of a validation metric, in order; [n] each."""
         found = [(step, metrics[metric]) for step, metrics in self.validations if metric in metrics]
@@ -189,6 +201,8 @@ class History:
             self.bins[name].add(steps, own[name])
         if block.norms is not None and len(block.norms.rows):
             measured = steps[block.norms.rows]
+            if not len(self.start):
+                self.start = np.array(block.norms.weight[0])
             self.norm_steps = np.concatenate([self.norm_steps, measured])[-MEASURED:]
             for name in NORM_SERIES:
                 self.norms[name] = np.concatenate([self.norms[name], getattr(block.norms, name)])[-MEASURED:]
