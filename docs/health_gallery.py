@@ -83,6 +83,14 @@ CASES = (
         "health=recover",
         "Rolled back at each epoch, the run leaves out this batch, and keeps its LR",
     ),
+    Case(
+        "too_low",
+        "The LR is far too low",
+        "The model hardly moves, and always in the same direction.",
+        "data=digits model=mlp optimizer=adamw optimizer.lr=1e-5",
+        "optimizer.lr=0.001",
+        "At the LR that the finding names, the model learns",
+    ),
 )
 
 
