@@ -73,6 +73,14 @@ CASES = (
         "Rolled back, the run goes on at 0.3 times the LR",
     ),
     Case(
+        "too_high",
+        "The LR is too high",
+        "The first steps throw the weights far away, and the loss stays at that of a network that knows nothing.",
+        "data=digits model=mlp model.norm=false optimizer=adamw optimizer.lr=0.5 schedule=constant",
+        "optimizer.lr=0.003",
+        "At the default LR of this optimizer, the model learns",
+    ),
+    Case(
         "nonfinite",
         "A batch holds NaN",
         "One training example of the benchmark's data is not a number. The run ends as `diverged`, and its last finite "
