@@ -67,7 +67,7 @@ class AdaGC(Clip):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages of the parameters that are still trained."""
-        self._step, saved = state["step"], state["average"]
+        self._step, saved, self._average = state["step"], state["average"], None
         if saved is not None:
             place = {name: index for index, name in enumerate(state["names"])}
             saved = torch.cat([saved, saved.new_full((1,), torch.inf)])  # the last one: of a parameter without any

@@ -115,7 +115,7 @@ class Clip(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # most guards have no state
-        """Restore that state; its tensors are on the device of the run."""
+        """Replace the present state by that one, as in a rollback; its tensors are on the device of the run."""
 
 
 def check_arguments(clip: Clip, arguments: Mapping[str, Any]) -> None:

@@ -66,5 +66,5 @@ class Skip(Clip):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them, or the last of them if the window became shorter."""
-        self._losses.extend(state["losses"])
-        self._norms.extend(state["norms"])
+        self._losses = deque(state["losses"], self.window)
+        self._norms = deque(state["norms"], self.window)

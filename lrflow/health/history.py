@@ -194,7 +194,8 @@ class History:
             "data_seconds": np.zeros(len(block)) if block.data_seconds is None else block.data_seconds,
         }
         self.step = block.first + len(block)
-        self.first = np.concatenate([self.first, loss[: max(0, FIRST - len(self.first))]])
+        if block.first == len(self.first):  # else the first steps were made without monitors, or are full
+            self.first = np.concatenate([self.first, loss[: FIRST - len(self.first)]])
         self.recent = {name: np.concatenate([self.recent[name], own[name]])[-WINDOW:] for name in STEP_SERIES}
         self.not_finite += int((~np.isfinite(loss) & ~block.skipped).sum())
         for name in ("loss", "grad_norm", "lr"):

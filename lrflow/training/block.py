@@ -85,6 +85,7 @@ class Block:
             norms=None if self.norms is None else self.norms.part(rows.start, rows.stop),
             noise=None if self.noise is None else self.noise.part(rows.start, rows.stop),
             machine=self.machine if rows.stop == len(self) else {},
+            clip=None if self.clip is None else self.clip[rows],
             skipped=self.skipped[rows],
         )
 

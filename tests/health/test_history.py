@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrflow.health.diverging import Diverging
 from lrflow.health.history import BINS, FIRST, MEASURED, WINDOW, Facts, History, cut
 from lrflow.training import Block
 from lrflow.training.group_norms import GroupNorms
@@ -53,6 +54,24 @@ def test_blocks_may_end_anywhere(edges: list[int]) -> None:
     for part in cut(recorded(), sorted({*edges})):
         divided.extend(part)
     assert same(whole, divided)
+
+
+def test_a_part_of_a_block_has_the_signals_of_its_steps_alone() -> None:
+    steps = np.arange(9.0)
+    block = Block(20, *[steps] * 3, *[steps[:, None]] * 2, data_seconds=steps, clip=steps, settings={"momentum": steps})
+    part = block.part(22, 25)
+    arrays = {name: value for name, value in vars(part).items() if isinstance(value, np.ndarray)}
+    arrays |= part.settings
+    assert {name: len(value) for name, value in arrays.items()} == dict.fromkeys(arrays, 3)
+    assert part.clip is not None
+    np.testing.assert_array_equal(part.clip, [2, 3, 4])
+
+
+def test_a_run_whose_first_steps_were_not_watched_has_no_first_losses() -> None:
+    history = History(Facts(STEPS, groups=("a", "b")))
+    history.extend(recorded().part(700, 900))
+    assert not len(history.first)
+    assert Diverging().judge(history) is None
 
 
 def test_the_history_stays_small_and_keeps_what_matters() -> None:

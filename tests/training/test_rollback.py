@@ -12,6 +12,7 @@ import schedulefree
 import torch
 from small_runs import Points
 
+from lrflow.clip import AdaGC, Skip
 from lrflow.data.module import Examples
 from lrflow.errors import DivergedError
 from lrflow.health.recover import Recover
@@ -68,6 +69,8 @@ REPEATED: dict[str, dict[str, Any]] = {
         "settings": {"weight_decay": 0.1},
         "save_every": "4 steps",
     },
+    "clipped by the norms so far": {"guard": partial(AdaGC, max_norm=0.5, warmup=2), "save_every": "4 steps"},
+    "outliers skipped": {"guard": partial(Skip, sigma=0.5, window=8), "save_every": "4 steps"},
 }
 
 
