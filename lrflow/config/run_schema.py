@@ -286,17 +286,20 @@ class Health(Section):
     skip: Annotated[Skip, f.one_of(*get_args(Skip))] = "batches"
     """Whether batches to which a rollback is put down are left out when they are reached again."""
 
-    @property
-    def recovers(self) -> bool:
-        """Whether the run returns to an earlier state where something is found."""
-        found = [*(getattr(self, name) for name in type(self).model_fields), *(self.__pydantic_extra__ or {}).values()]
-        return "recover" in (self.action, *(getattr(node, "action", None) for node in found))
+    def may(self, response: Response) -> bool:
+        """Return whether this is the response to any finding; it need not be one that is worth it."""
+        found = {name: getattr(node, "action", None) for name, node in self._monitors.items() if name != "nonfinite"}
+        return response in (self.action, *found.values())
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return `_target_` and arguments of each monitor by name."""
+        return {name: node.node() for name, node in self._monitors.items()}
+
+    @property
+    def _monitors(self) -> dict[str, MonitorNode]:
         own = {name: getattr(self, name) for name in type(self).model_fields}
         found = {**own, **(self.__pydantic_extra__ or {})}
-        return {name: node.node() for name, node in found.items() if isinstance(node, MonitorNode)}
+        return {name: node for name, node in found.items() if isinstance(node, MonitorNode)}
 
 
 class Signals(Section):

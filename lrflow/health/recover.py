@@ -123,7 +123,7 @@ def make_rollback(
         ConfigError: the run cannot return to an earlier state.
     """
     recover = config.health.recover
-    if not config.health.recovers or config.trainer.fast_dev_run:
+    if not config.health.may("recover") or config.trainer.fast_dev_run:
         return None
     if trainer.strategy.restore_checkpoint_after_setup:
         message = f"{type(trainer.strategy).__name__} divides the weights, and a rollback needs whole ones"

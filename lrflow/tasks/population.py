@@ -33,7 +33,6 @@ from lrflow.tasks.population_checks import (
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
 from lrflow.tasks.train import prepare
 from lrflow.training.group_norms import measuring_intervals
-from lrflow.training.guard import guard_of
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
@@ -257,8 +256,7 @@ def _conclude(folder: RunFolder, member: Member, loggers: list[Logger], seconds:
     ended = Outcome.finished(member.metrics, **facts)
     if member.error is not None:
         ended = Outcome.from_error(member.error, **facts)
-    clip = {"clip": guard.record} if (guard := guard_of(member.trainer)) else {}
-    conclude(folder, ended, loggers, members=size, **clip)
+    conclude(folder, ended, loggers, members=size, **member.facts)
     return replace(ended, seconds=seconds / size)
 
 

@@ -63,7 +63,7 @@ def as_member(ready: Prepared | None) -> Member:
     for reason, holds in reasons.items():
         if holds:
             raise UnfitError(reason)
-    member = Member(trainer, module, data, ready.plan, groups, random)
+    member = Member(trainer, module, data, ready.plan, groups, random, ready.facts)
     member.attach()
     return member
 

@@ -143,11 +143,6 @@ def build_guard(config: Config, module: pl.LightningModule, groups: Sequence[Gro
     return StepGuard(clip, groups)
 
 
-def guard_of(trainer: pl.Trainer) -> StepGuard | None:
-    """Return the guard of a run that is prepared; None: it has none."""
-    return next((one for one in trainer.callbacks if isinstance(one, StepGuard)), None)  # type: ignore[attr-defined]
-
-
 def describe_guard(config: Config, record: Mapping[str, int] | None) -> str | None:
     """Return the line about a guard at the end of a run: `clip=zclip: 37 of 4,000 steps clipped, 2 skipped`."""
     if record is None:

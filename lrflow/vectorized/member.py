@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +43,7 @@ class Member:
         plan: the plan of the run; all members have the same number of steps.
         groups: the names of the parameters in each group of the plan.
         random: the state of the random number generators before the first step.
+        facts: fields of its summary, as in `Prepared`.
         metrics: the latest metrics, by name.
         steps: optimizer steps made.
         error: the error that ended the run early; None: it has not ended early.
@@ -55,6 +56,7 @@ class Member:
     plan: Plan
     groups: Sequence[Sequence[str]]
     random: dict[str, Any]
+    facts: Mapping[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     error: LrflowError | None = None

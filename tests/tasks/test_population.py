@@ -225,6 +225,9 @@ ALONE = {
     "logger=wandb": "W&B logs one run at a time per process",
     "logger.x._target_=pytorch_lightning.loggers.CSVLogger": "a logger of another package may log one run at a time",
     "task=plan": "task=plan trains nothing",
+    "health=stop": "a finding may end it before the others",
+    "health.plateau.action=stop": "a finding may end it before the others",
+    "health.diverging.action=recover": "it may roll back to an earlier state",
 }
 
 
@@ -273,8 +276,9 @@ def test_many_jobs_form_several_populations(tmp_path: Path) -> None:
     members = [[f"optimizer.lr={lr}"] for lr in (0.01, 0.02, 0.05, 0.1, 0.2)]
     found = together(tmp_path, ["optimizer=sgd", "trainer.max_steps=2"], members, size=2)
     assert list(found) == [0, 1, 2, 3, 4]
-    sizes = [json.loads((tmp_path / str(number) / "summary.json").read_text())["members"] for number in found]
-    assert sorted(sizes) == [1, 2, 2, 2, 2]
+    summaries = [json.loads((tmp_path / str(number) / "summary.json").read_text()) for number in found]
+    assert sorted(summary["members"] for summary in summaries) == [1, 2, 2, 2, 2]
+    assert [summary["findings"] for summary in summaries] == [[]] * 5
 
 
 def test_the_timing_leaves_no_files(tmp_path: Path) -> None:
