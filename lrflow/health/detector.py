@@ -133,7 +133,8 @@ class Detection(Monitor):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the metrics of the validation, and look at the history."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            own = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            metrics = trainer.strategy.broadcast(own)  # a module may log other values in each process
             for finding in self.watch.add_validation(trainer.global_step, metrics):
                 self._respond(trainer, finding)
 

@@ -21,7 +21,7 @@ from lrflow.training.recovery import Recovery, Request, Response
 from lrflow.training.rollback import Rollback
 
 LOOKS_BACK = 50
-"""Steps whose losses tell how a loss that is not finite came about."""
+"""Number of losses, before the step of a request, that show whether they had exploded."""
 
 LEAST_INTERVAL = 10
 """Least number of steps between two snapshots, unless their interval is given in steps: each takes milliseconds."""
@@ -63,7 +63,8 @@ class Recover:
 
     def respond(self, request: Request, past: Sequence[Recovery]) -> Response:
         """Return what to change."""
-        before = [(step, loss) for step, loss in self._losses if step < request.since][-LOOKS_BACK:]
+        known = [one for one in self._losses if one[0] <= request.step][-LOOKS_BACK - 1 :]  # wherever blocks end
+        before = [(step, loss) for step, loss in known if step < request.since]
         onset = self._onset(before)
         last = past[-1] if past else None
         again = last is not None and request.step <= last.step + self._margin

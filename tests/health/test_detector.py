@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from lrflow.health import Detector, Facts, Finding, History
-from lrflow.health.detector import Watch
+from lrflow.health.detector import Detection, Watch
 from lrflow.health.history import cut
 from lrflow.training import Block
 
@@ -50,6 +52,20 @@ def test_a_resumed_run_does_not_find_again_what_it_knows() -> None:
     assert [one.step for one in first.extend(parts[0])] == [25]
     second.load_state_dict(first.state_dict())
     assert not list(second.extend(parts[1]))
+
+
+def test_all_processes_judge_the_metrics_of_the_first_one() -> None:
+    """Those of a module of a user's own may differ, and a process that stops alone would leave the others waiting."""
+    detection = Detection(Watch(Facts(1000), {}))
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"),
+        sanity_checking=False,
+        global_step=50,
+        callback_metrics={"val/loss": torch.tensor(2.0)},
+        strategy=SimpleNamespace(broadcast=lambda own: dict.fromkeys(own, 1.0)),
+    )
+    detection.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert detection.watch.history.validations == [(50, {"val/loss": 1.0})]
 
 
 @pytest.mark.parametrize(

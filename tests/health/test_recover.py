@@ -61,6 +61,8 @@ def test_the_cause_decides_what_changes(name: str) -> None:
 def test_what_came_after_the_step_and_the_blocks_do_not_matter() -> None:
     later = policy([*USUAL, np.nan, 1e9, np.inf])
     assert later.respond(nan(8), []) == policy(USUAL).respond(nan(8), [])
+    long, stalled = [1.0] * 80 + [50.0] * 60, Request(130, 100, "stalled")
+    assert policy([*long, 1.0]).respond(stalled, []) == policy([*long] + [1.0] * 40).respond(stalled, [])
     copied = policy([])
     copied.load_state_dict(later.state_dict())
     assert copied.respond(nan(8), []) == later.respond(nan(8), [])
