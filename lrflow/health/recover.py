@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.training.block import Block
 from lrflow.training.recovery import Recovery, Request, Response
+from lrflow.training.resume import Resumed
 from lrflow.training.rollback import Rollback
 
 LOOKS_BACK = 50
@@ -107,7 +107,7 @@ def make_rollback(
     trainer: pl.Trainer,
     length: Horizon,
     folder: RunFolder,
-    source: Path | None,
+    resumed: Resumed | None,
     report: Callable[[str], None],
 ) -> Rollback | None:
     """Return the callback that rolls a run back; None: its config has none.
@@ -117,14 +117,17 @@ def make_rollback(
         trainer: of the run.
         length: of the run without its cooldown.
         folder: of the run.
-        source: the checkpoint that the run is resumed from; None: a new run.
-        report: is called with one line per rollback.
+        resumed: the run that is resumed; None: a new run.
+        report: is called with one line per rollback, and with one about a cut of the LR that a resumed run has lost.
 
     Raises:
         ConfigError: the run cannot return to an earlier state.
     """
     recover = config.health.recover
     if not config.health.may("recover") or config.trainer.fast_dev_run:
+        if resumed and resumed.recovered != 1:
+            had = f"the run had cut its LR to {resumed.recovered:.3g} times the planned one"
+            report(f"health: {had}; no finding recovers now, so it is the planned one")
         return None
     if trainer.strategy.restore_checkpoint_after_setup:
         message = f"{type(trainer.strategy).__name__} divides the weights, and a rollback needs whole ones"
@@ -132,6 +135,7 @@ def make_rollback(
     least = 1 if recover.every.unit == "steps" else LEAST_INTERVAL
     every, rewarm = max(least, recover.every.steps(length)), recover.rewarm.steps(length)
     policy = Recover(recover.cut, rewarm, recover.times, config.health.skip, every, config.trainer.log_every)
+    source = resumed.path if resumed else None
     return Rollback(policy, every, recover.keep, folder if folder.is_written else None, source, report)
 
 

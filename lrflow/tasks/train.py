@@ -323,7 +323,7 @@ def prepare(
         "data": compared_fingerprint(data, resumed.data if resumed and trainer.is_global_zero else None),
         "preprocessing": preprocessing_of(data),
     }
-    rollback = make_rollback(config, trainer, length, folder, resumed.path if resumed else None, report)
+    rollback = make_rollback(config, trainer, length, folder, resumed, report)
     checkpoints = _checkpoints(config, folder, length, groups, extra, resumed, rollback)
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
     watching: list[pl.Callback] = [*filter(None, [rollback]), *([watched.findings, *monitors] if monitors else [])]

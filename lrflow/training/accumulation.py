@@ -34,7 +34,7 @@ class AccumulationWindows(_AutomaticOptimization):
 
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
         """Compute the loss of a batch; none if the batch is left out, as if the module's own step returned None."""
-        guard, train = self.trainer.step_guard, partial(super()._training_step, kwargs)  # type: ignore[attr-defined]
+        guard, train = self.trainer.batch_guard, partial(super()._training_step, kwargs)  # type: ignore[attr-defined]
         if guard is None or not guard.is_active(self.trainer):
             return train()
         if result := guard.train(self.trainer, next(iter(kwargs.values())), train):

@@ -151,7 +151,7 @@ class TrainingSteps(_ManualOptimization):
         for optimizer in optimizers:
             optimizer._on_before_step = lambda: profiler.start("optimizer_step")
             optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
-        guard = self.trainer.step_guard  # type: ignore[attr-defined]
+        guard = self.trainer.batch_guard  # type: ignore[attr-defined]
         output: dict[str, Any] = {}
         if guard is None or not guard.leaves_out(self.trainer, next(iter(kwargs.values()))):
             output = super().run(kwargs)

@@ -40,6 +40,16 @@ class Recovery:
         return asdict(self)
 
 
+STATE_KEY = "Rollback"
+"""Key of the state of `lrflow.training.rollback.Rollback` among the callbacks of a checkpoint."""
+
+
+def recovered_factor(checkpoint: Mapping[str, Any]) -> float:
+    """Return the factor of the last rollback on the LR of the run that wrote a checkpoint; 1: it has made none."""
+    past = checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("recoveries")
+    return float(past[-1]["factor"]) if past else 1.0
+
+
 @dataclass(frozen=True)
 class Request:
     """A request to roll back, the same on every process.

@@ -24,6 +24,7 @@ from lrflow.training.branches import Branch, compile_branched, length_without_co
 from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkpoint
 from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
+from lrflow.training.recovery import recovered_factor
 from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
 
 
@@ -41,6 +42,7 @@ class Resumed:
         shapes: the shape of every tensor of the model.
         accumulate: number of batches per optimizer step.
         routes: the route of each parameter's optimizer, by parameter name.
+        recovered: the factor of its last rollback on the LR; 1: it has made none.
         feedback: message for a run that resumes without the feedback that it had; None: it had none.
         end: for a run that made its last step: what ended it before the end of its plan (`ended_by`), whether its last
             weights were validated (`validated`), and its `metrics`; None: it has steps left, or an earlier version
@@ -61,6 +63,7 @@ class Resumed:
     shapes: dict[str, list[int]]
     accumulate: int
     routes: dict[str, str | None]
+    recovered: float = 1.0
     feedback: str | None = None
     end: Mapping[str, Any] | None = None
     not_finite: tuple[str, ...] = ()
@@ -107,6 +110,7 @@ class Resumed:
                 for names, saved in zip(own["groups"], content["optimizer_states"][0]["param_groups"], strict=True)
                 for name in names
             },
+            recovered=recovered_factor(content),
             feedback=dropped_message(content["feedback"]) if "feedback" in content else None,
             end=own.get("end"),
             not_finite=tuple(own.get("not_finite", ())),

@@ -24,13 +24,13 @@ from lrflow.errors import DivergedError
 from lrflow.files import remove_parts, write_whole
 from lrflow.plan import PlanScheduler
 from lrflow.runs import ROLLBACKS, RunFolder, name_of_step, step_of
+from lrflow.training.batch_guard import BatchGuard
 from lrflow.training.block import Block
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
 from lrflow.training.monitor import look
-from lrflow.training.recovery import Policy, Recovery, Request, RollbackDue
+from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue
 from lrflow.training.signals import Signals
 from lrflow.training.state import preserve_random_state, set_random_state
-from lrflow.training.step_guard import StepGuard
 
 log = logging.getLogger("lrflow")
 
@@ -90,7 +90,7 @@ class Rollback(Callback):
         report: Callable[[str], None] = log.info,
     ) -> None:
         self.policy, self.every, self.report = policy, max(1, every), report
-        self.guard = StepGuard(self)
+        self.guard = BatchGuard(self)
         self.history: list[dict[str, Any]] = []
         self.recoveries: list[Recovery] = []
         self._keep, self._folder, self._source = keep, folder, source
@@ -307,10 +307,12 @@ class Rollback(Callback):
 
     # The callback
 
+    state_key = STATE_KEY
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let the loops of a fit find it."""
         if stage == "fit":
-            trainer.rollback, trainer.step_guard = self, self.guard  # type: ignore[attr-defined]
+            trainer.rollback, trainer.batch_guard = self, self.guard  # type: ignore[attr-defined]
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Pass the signals to the policy."""

@@ -45,12 +45,12 @@ class Trainer(pl.Trainer):
         cooldown: the `lrflow.training.cooldown.Cooldown` with which the run may end before its plan does; None: there
             is none.
         rollback: the `lrflow.training.rollback.Rollback` that returns the run to earlier states; None: nothing does.
-        step_guard: its `lrflow.training.step_guard.StepGuard`; None: every batch is trained on.
+        batch_guard: its `lrflow.training.batch_guard.BatchGuard`; None: every batch is trained on.
     """
 
     cooldown: Any = None
     rollback: Any = None
-    step_guard: Any = None
+    batch_guard: Any = None
 
     fit_loop: FitLoop
 

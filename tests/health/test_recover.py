@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lrflow.health.recover import Recover
+from lrflow.config import compose
+from lrflow.health.recover import Recover, make_rollback
+from lrflow.schedules import Horizon
 from lrflow.training import Block
 from lrflow.training.recovery import Recovery, Request, Response
 
@@ -66,3 +69,12 @@ def test_what_came_after_the_step_and_the_blocks_do_not_matter() -> None:
     copied = policy([])
     copied.load_state_dict(later.state_dict())
     assert copied.respond(nan(8), []) == later.respond(nan(8), [])
+
+
+def test_a_run_that_is_resumed_without_recovery_reports_that_its_lr_is_the_planned_one_again() -> None:
+    lines: list[str] = []
+    given: Any = (None, Horizon(100), None, SimpleNamespace(recovered=0.3, path=None), lines.append)
+    assert make_rollback(compose(["health=watch"]), *given) is None
+    assert lines == [
+        "health: the run had cut its LR to 0.3 times the planned one; no finding recovers now, so it is the planned one"
+    ]

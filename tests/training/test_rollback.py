@@ -21,6 +21,7 @@ from lrflow.plan.averaging import Averaging
 from lrflow.training import Block
 from lrflow.training.monitor import Monitor
 from lrflow.training.recovery import Recovery, Request, Response
+from lrflow.training.resume import Resumed
 from lrflow.training.rollback import Rollback
 
 
@@ -178,3 +179,4 @@ def test_an_lr_that_is_much_too_high_is_cut_until_it_is_not(train: Any, tmp_path
     assert ratios[-1] == pytest.approx(back.recoveries[-1].factor)
     assert back.recoveries[-1].to == 0
     assert min(ratios) < ratios[-1]
+    assert Resumed.read(run.newest).recovered == back.recoveries[-1].factor

@@ -17,7 +17,7 @@ PATIENCE = 8
 cause; twice the interval of the snapshots if that is more, and ten times as many once batches are known to be."""
 
 
-class StepGuard:
+class BatchGuard:
     """Leaves out batches for a while after a rollback: as if `training_step` returned None for them.
 
     A step whose batches are all left out makes no update, and the state of the module stays as it was. What is left out
@@ -31,6 +31,7 @@ class StepGuard:
     def __init__(self, rollback: Any) -> None:
         self._rollback = rollback
         self._until, self._in_a_row, self._is_certain = 0, 0, False
+        self._failed = -1  # the last step that counts in the row
         self._steps: set[int] = set()
 
     def begin(self, until: int, steps: Iterable[int], is_certain: bool) -> None:
@@ -83,10 +84,17 @@ class StepGuard:
                 buffer.copy_(before)
         step = trainer.global_step
         self._note(step)
-        self._in_a_row += 1
-        if self._in_a_row == (patience := max(PATIENCE, 2 * self._rollback.every) * (10 if self._is_certain else 1)):
-            self._rollback.request(step - patience + 1, f"no loss of {patience} steps was finite", step=step)
+        if step != self._failed or not self._in_a_row:
+            self._failed = step
+            self._in_a_row += 1
+            if self._in_a_row == self._patience:
+                since = step - self._patience + 1
+                self._rollback.request(since, f"no loss of {self._patience} steps was finite", step=step)
         return None
+
+    @property
+    def _patience(self) -> int:
+        return max(PATIENCE, 2 * self._rollback.every) * (10 if self._is_certain else 1)
 
     def _note(self, step: int) -> None:
         self._rollback.note_skipped(step)

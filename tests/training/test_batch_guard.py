@@ -1,0 +1,33 @@
+"""A guard of batches asks for a rollback once the losses of many steps in a row are not finite."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lrflow.training.batch_guard import PATIENCE, BatchGuard
+
+
+@pytest.mark.parametrize("accumulate", [1, 3, 2 * PATIENCE])
+def test_it_counts_steps_however_many_batches_they_have(accumulate: int) -> None:
+    asked: list[tuple[int, int]] = []
+    rollback = SimpleNamespace(
+        every=1, note_skipped=lambda step: None, request=lambda since, reason, step: asked.append((since, step))
+    )
+    trainer = SimpleNamespace(world_size=1, lightning_module=torch.nn.BatchNorm1d(2))
+    guard = BatchGuard(rollback)
+    guard.begin(100, (), is_certain=False)
+
+    def train(loss: float) -> Any:
+        result = SimpleNamespace(closure_loss=torch.tensor(loss))
+        return guard.train(trainer, torch.zeros(1), lambda: result)  # type: ignore[arg-type, return-value]
+
+    for step in range(3 + PATIENCE):
+        for _ in range(accumulate):
+            trainer.global_step = step
+            assert (train(0.5 if step == 2 else torch.nan) is None) == (step != 2)
+            assert guard.is_failing == (step != 2)
+    assert asked == [(3, 2 + PATIENCE)]
