@@ -123,6 +123,17 @@ class Dashboard(Logger):
         self._flush()
 
     @rank_zero_only
+    def drop_from(self, step: int) -> None:
+        """Log the rows of `step` and later again after a rollback: the dashboard has those that it abandoned.
+
+        It does nothing at the start of a resumed run, which repeats the rows that the dashboard has.
+        """
+        if self._is_restored and self._known is not None:
+            self._pending = [row for row in self._pending if row[0] < step]
+            self._known = {one: names for one, names in self._known.items() if one < step}
+            self._step = -1
+
+    @rank_zero_only
     def report_finding(self, finding: Finding, again: bool = False) -> None:
         """Show what a monitor found; `again`: also before the run was interrupted, which changes nothing here."""
         self._has_findings = False

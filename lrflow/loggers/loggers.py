@@ -122,9 +122,10 @@ def describe_run(loggers: Sequence[Logger], folder: Path) -> None:
 
 
 def drop_rows_from(trainer: pl.Trainer, step: int) -> None:
-    """Delete the rows that a killed run wrote after the checkpoint from which it is resumed.
+    """Delete the rows of `step` and later, which a resumed run repeats, and a run that rolled back replaces.
 
-    TensorBoard marks them as deleted. Dashboards keep them, and they are not logged again.
+    TensorBoard marks them as deleted. Dashboards keep them; they get those of a rollback beside them, and no repeated
+    ones.
     """
     for logger in trainer.loggers:
         if (drop := getattr(logger, "drop_from", None)) and rank() == 0:

@@ -63,6 +63,17 @@ class WandbHistory(ReachableWandbLogger):
         self._row |= metrics
 
     @rank_zero_only
+    def drop_from(self, step: int) -> None:
+        """Log the rows of `step` and later again after a rollback, under W&B's next steps: it has the abandoned ones.
+
+        It does nothing at the start of a resumed run, which repeats the rows that W&B has.
+        """
+        if self._known is not None:
+            self._write()
+            self._step = None
+            self._known = {one: names for one, names in self._known.items() if one < step}
+
+    @rank_zero_only
     def report_finding(self, finding: Finding, again: bool = False) -> None:
         """Send an alert, unless the run is resumed and sent it before, and list the findings in the summary."""
         lines = [redact_text(one.line) for one in read_findings(self._folder)]

@@ -433,3 +433,31 @@ def test_a_dashboard_that_stays_away_is_told_at_the_end(tmp_path: Path, caplog: 
     log_rows(board, ["loss"], [[0, 1.0], [1, 1.0]])
     close_loggers([board], Outcome.finished())
     assert "the outcome of the run could not be reported: it lacks the values of 2 rows" in caplog.text
+
+
+class Board(Dashboard):
+    """A dashboard that has the rows of steps 0 to 5 of a run that was killed."""
+
+    def open(self) -> dict[int, set[str]]:
+        return {step: {"loss"} for step in range(6)}
+
+    def send(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        self.sent = [*getattr(self, "sent", []), *((step, row["loss"]) for step, row in rows)]
+
+    def show(self, findings: list[Finding]) -> None: ...
+
+    def end(self, outcome: Outcome) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+def test_a_dashboard_gets_the_steps_after_a_rollback(tmp_path: Path) -> None:
+    board = Board(tmp_path, "abc", About("run", {}, {}, {}, None, None, "min"))
+    board.start()
+    board.drop_from(3)  # the run is resumed from step 3, and these rows are repeated
+    for step in (3, 4):
+        board.log_metrics({"loss": 1.0}, step)
+    board.drop_from(2)  # it rolls back
+    for step in (2, 3, 4, 5, 6):
+        board.log_metrics({"loss": 0.5}, step)
+    assert board.sent == [(step, 0.5) for step in (2, 3, 4, 5, 6)]

@@ -207,3 +207,17 @@ def test_a_killed_and_resumed_run_has_every_value_once(python, lrflow, tmp_path:
     for step, row in union:
         own = {name: value for name, value in row.items() if name != STEP and not varies(name)}
         assert own == {name: value for name, value in written[step].items() if not varies(name)}, step
+
+
+def test_a_rollback_logs_its_steps_again(tmp_path: Path) -> None:
+    """Under W&B's next steps, since it refuses earlier ones; the axis has the optimizer's."""
+    logger = WandbHistory(tmp_path, id="abc", mode="offline")
+    logger._experiment = experiment = Experiment()  # type: ignore[assignment]
+    logger.drop_from(0)  # as a resumed run does before its first row
+    for step, loss in [(0, 1.0), (1, 0.9), (2, 8.0), (3, 9.0)]:
+        logger.log_metrics({"loss": loss}, step)
+    logger.drop_from(2)
+    for step, loss in [(2, 0.8), (3, 0.7)]:
+        logger.log_metrics({"loss": loss}, step)
+    logger._write()
+    assert [(at, row["loss"]) for at, row in experiment.rows] == [*enumerate([1.0, 0.9, 8.0, 9.0, 0.8, 0.7])]
