@@ -22,7 +22,8 @@ class Finding:
         since: the first step that shows it.
         message: what happened, in words with numbers, without a full stop: `the loss rose from 0.3 to 2.1`.
         evidence: the numbers that it was judged by.
-        confidence: the probability that it is true, as measured by `benchmarks/health`; from 0 to 1.
+        confidence: the share of such findings that are true, as measured by `benchmarks/health`; from 0 to 1. None:
+            not measured.
         remedy: what to change, in words of the config: `optimizer.lr=0.003, or schedule.warmup=10%`. Empty: unknown.
     """
 
@@ -31,7 +32,7 @@ class Finding:
     since: int
     message: str
     evidence: Mapping[str, float] = field(default_factory=dict)
-    confidence: float = 1.0
+    confidence: float | None = None
     remedy: str = ""
 
     @property
@@ -50,11 +51,17 @@ class Finding:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Finding:
         """Return the finding of a record; of one that lacks fields, what can be read."""
-        evidence = record.get("evidence")
-        numbers = {name: float(value) for name, value in evidence.items()} if isinstance(evidence, Mapping) else {}
-        step, confidence = int(record.get("step", 0)), float(record.get("confidence", 1.0))
-        since, message, remedy = int(record.get("since", step)), record.get("message", ""), record.get("remedy", "")
-        return cls(str(record["kind"]), step, since, str(message), numbers, confidence, str(remedy))
+        evidence, confidence = record.get("evidence"), record.get("confidence")
+        step = int(record.get("step", 0))
+        return cls(
+            str(record["kind"]),
+            step,
+            int(record.get("since", step)),
+            str(record.get("message", "")),
+            {name: float(value) for name, value in evidence.items()} if isinstance(evidence, Mapping) else {},
+            None if confidence is None else float(confidence),
+            str(record.get("remedy", "")),
+        )
 
 
 def spoken(kind: str) -> str:

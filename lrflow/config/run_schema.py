@@ -182,6 +182,9 @@ class MonitorNode(Node):
 Response = Literal["watch", "stop", "recover"]
 """What a run does about something that was found."""
 
+OwnResponse = Literal["watch", "stop", "recover", "ignore"]
+"""What a run does about the findings of one detector."""
+
 Action = Literal["stop", "warn", "ignore"]
 """Reaction to the first value that is not finite."""
 
@@ -224,8 +227,8 @@ class Detector(MonitorNode):
 
     model_config = ConfigDict(extra="allow")
 
-    action: Annotated[Response, f.one_of(*get_args(Response))] | None = None
-    """What the run does about it; None: as `health.action` says, if that makes sense for its kind."""
+    action: Annotated[OwnResponse, f.one_of(*get_args(OwnResponse))] | None = None
+    """What the run does about it. ignore: it is not looked for; None: as `health.action` says, if the kind merits it."""
 
 
 class Recover(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
@@ -23,7 +23,7 @@ class DataStall(Detector):
         action: as in `Detector`.
     """
 
-    def __init__(self, share: float = 0.4, seconds: float = 20.0, action: Response | None = None) -> None:
+    def __init__(self, share: float = 0.4, seconds: float = 20.0, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._share, self._seconds = share, seconds
 
@@ -43,5 +43,5 @@ class DataStall(Detector):
         message = f"steps wait for data for {share:.0%} of their time, {waited.mean():.3g} s each"
         evidence = {"share": share, "data_seconds": float(waited.mean()), "seconds": float(seconds.mean())}
         return Finding(
-            self.kind, history.step, int(history.recent_steps[0]), message, evidence, 0.9, "data.num_workers=4"
+            self.kind, history.step, int(history.recent_steps[0]), message, evidence, None, "data.num_workers=4"
         )

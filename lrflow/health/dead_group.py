@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse
 from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
@@ -29,7 +29,7 @@ class DeadGroup(Detector):
     """
 
     def __init__(
-        self, factor: float = 1e6, excess: float = 100.0, largest: float = 0.1, action: Response | None = None
+        self, factor: float = 1e6, excess: float = 100.0, largest: float = 0.1, action: OwnResponse | None = None
     ) -> None:
         super().__init__(action)
         self._factor, self._excess, self._largest = factor, excess, largest
@@ -64,6 +64,6 @@ class DeadGroup(Detector):
             message = (
                 f"the group {name} does not move: its updates are {number(own)} of its weights, others {number(usual)}"
             )
-            return Finding(self.kind, history.step, since, message, evidence, 0.9, "")
+            return Finding(self.kind, history.step, since, message, evidence, None, "")
         message = f"the group {name} changes by {own:.0%} of its weights per step, others by {number(usual)}"
-        return Finding(self.kind, history.step, since, message, evidence, 0.9, f"lr: 0.1x for {name} in layers.rules")
+        return Finding(self.kind, history.step, since, message, evidence, None, f"lr: 0.1x for {name} in layers.rules")

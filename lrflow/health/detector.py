@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.health.history import Facts, History, cut
 from lrflow.training.block import Block
 from lrflow.training.findings import Finding
@@ -28,8 +28,8 @@ class Detector:
     looks is one finding.
 
     Args:
-        action: what the run does about it: `watch`, `stop` or `recover`; None: as `health.action` says if the kind is
-            one that is worth it, else `watch`.
+        action: what the run does about it: `watch`, `stop`, `recover`, or `ignore`, with which it is not looked for;
+            None: as `health.action` says if the kind is one that is worth it, else `watch`.
 
     Attributes:
         kind: name of what it finds, and key below `health`; set by the run.
@@ -41,7 +41,7 @@ class Detector:
     diverges: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ()
 
-    def __init__(self, action: Response | None = None) -> None:
+    def __init__(self, action: OwnResponse | None = None) -> None:
         self.action = action
 
     def judge(self, history: History) -> Finding | None:
@@ -54,7 +54,9 @@ class Detector:
         Args:
             default: `health.action`.
         """
-        return self.action or (default if default in self.acts else "watch")
+        if self.action is None or self.action == "ignore":
+            return default if default in self.acts else "watch"
+        return self.action
 
 
 class Watch:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.display import number
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
@@ -31,7 +31,7 @@ class Diverging(Detector):
     diverges: ClassVar[bool] = True
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
 
-    def __init__(self, growth: float = 1.3, action: Response | None = None) -> None:
+    def __init__(self, growth: float = 1.3, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._growth = growth
 

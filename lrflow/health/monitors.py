@@ -47,7 +47,8 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
         try:
             monitor = instantiate(node, f"health.{name}")
             if isinstance(monitor, Detector):
-                detectors[name] = monitor
+                if monitor.action != "ignore":
+                    detectors[name] = monitor
                 continue
             if not isinstance(monitor, Monitor):
                 kind = type(monitor).__name__

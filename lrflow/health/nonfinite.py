@@ -14,23 +14,23 @@ import torch
 from lrflow.config.run_schema import Action
 from lrflow.display import joined
 from lrflow.errors import DivergedError
+from lrflow.finding import Finding
 from lrflow.training.block import Block
 from lrflow.training.monitor import Monitor
 
 log = logging.getLogger("lrflow")
 
 _DATA = "it was so from the first step: look for NaN or infinite values in the data"
-_LR = (
-    "the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
-)
+_REMEDY = "a tenth of it, a longer warmup or clip=norm"
+_LR = f"the LR is likely too high, or a batch holds NaN: try {_REMEDY}"
 
 
 class NonFinite(Monitor):
     """Ends a run, or warns once, at the first step whose loss, gradient norm or weights are not finite.
 
     In half precision infinite gradients are ignored: the gradient scaler skips those steps. So are steps that a guard
-    skips. Weights, buffers, averages
-    of the weights and the optimizer's state are checked before each checkpoint, so a broken state is never saved.
+    skips. Weights, buffers, averages of the weights and the optimizer's state are checked before each checkpoint, so a
+    broken state is never saved.
 
     Args:
         action: `stop` raises a `DivergedError`, `warn` logs one warning, `ignore` does nothing.
@@ -63,9 +63,11 @@ class NonFinite(Monitor):
         loss, norm = block.loss[at], block.grad_norm[at]
         what = f"the gradient norm is {norm}" if np.isfinite(loss) else f"the loss is {loss}"
         rates = ", ".join(f"{rate:.3g}" for rate in sorted({*block.actual[at].tolist()}))
-        step = block.first + at
+        step, hint = int(block.first + at), _DATA if block.first + at == 0 else _LR
+        evidence = {"loss": float(loss), "grad_norm": float(norm), "lr": float(block.actual[at].max())}
+        self._record(trainer, step, what, evidence, "" if step == 0 else _REMEDY)
         if not self._rolls_back(trainer, step, what):
-            self._respond(f"step {step}: {what}, at LR {rates}", _DATA if step == 0 else _LR)
+            self._respond(f"step {step}: {what}, at LR {rates}", hint)
 
     def before_save(self, trainer: pl.Trainer) -> None:
         """Check the weights, which the last step may have made infinite or NaN.
@@ -79,6 +81,7 @@ class NonFinite(Monitor):
         weights = [parameter.detach() for group in groups for parameter in group["params"]]
         if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
             what, steps = "the weights are not finite", trainer.global_step
+            self._record(trainer, steps - 1, what, {}, _REMEDY)
             if not self._rolls_back(trainer, steps - 1, what):
                 self._respond(f"after {steps} steps: {what}", _LR)
 
@@ -88,9 +91,19 @@ class NonFinite(Monitor):
         Raises:
             DivergedError: `action` is `stop`.
         """
+        if self._action != "stop":
+            return
         what, steps = f"not finite: {joined(names, 5)}", trainer.global_step
-        if self._action == "stop" and not self._rolls_back(trainer, steps - 1, what):
+        self._record(trainer, steps - 1, what, {}, _REMEDY)
+        if not self._rolls_back(trainer, steps - 1, what):
             self._respond(f"after {steps} steps: {what}", _LR)
+
+    def _record(self, trainer: pl.Trainer, step: int, what: str, evidence: dict[str, float], remedy: str) -> None:
+        if run := getattr(self, "run", None):
+            finding = Finding(
+                self.name, step + 1, step, what, evidence, 1.0, remedy.replace("of it", "of optimizer.lr")
+            )
+            run.findings.record(trainer, finding)
 
     def _rolls_back(self, trainer: pl.Trainer, step: int, what: str) -> bool:
         """Request a rollback if the run can make one, and return whether it can."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
@@ -45,7 +45,7 @@ class TooLow(Detector):
         correlation: float = _ALIKE,
         straightness: float = 0.25,
         factor: float = 5.0,
-        action: Response | None = None,
+        action: OwnResponse | None = None,
     ) -> None:
         super().__init__(action)
         self._correlation, self._straightness, self._factor = correlation, straightness, factor
@@ -90,7 +90,7 @@ class Plateau(Detector):
     """
 
     def __init__(
-        self, patience: float = 0.5, improvement: float = 0.01, left: float = 0.3, action: Response | None = None
+        self, patience: float = 0.5, improvement: float = 0.01, left: float = 0.3, action: OwnResponse | None = None
     ) -> None:
         super().__init__(action)
         self._patience, self._improvement, self._left = patience, improvement, left
@@ -144,7 +144,7 @@ class Overfitting(Detector):
 
     acts: ClassVar[tuple[Response, ...]] = ("stop",)
 
-    def __init__(self, rise: float = 0.05, patience: int = 3, action: Response | None = None) -> None:
+    def __init__(self, rise: float = 0.05, patience: int = 3, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._rise, self._patience = rise, patience
 

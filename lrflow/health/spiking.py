@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse
 from lrflow.display import number
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
@@ -18,8 +18,8 @@ _GRADIENT = 10.0  # how many times the median gradient norm, and 3 times the hig
 class Spiking(Detector):
     """Finds losses and gradient norms that jump far above the level around them, and come back.
 
-    Those that do not come back are found as `diverging` or `too_high`. Off unless its node is configured: in the
-    benchmark, one healthy run of twelve has such spikes, too.
+    Those that do not come back are found as `diverging` or `too_high`. Ignored by default: in the benchmark, one
+    healthy run of twelve has such spikes, too.
 
     Args:
         deviations: height of a spike of the loss, in interquartile ranges of the losses around it.
@@ -27,7 +27,7 @@ class Spiking(Detector):
         action: as in `Detector`.
     """
 
-    def __init__(self, deviations: float = 8.0, lost: float = 1.0, action: Response | None = None) -> None:
+    def __init__(self, deviations: float = 8.0, lost: float = 1.0, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._deviations, self._lost = deviations, lost
 
@@ -61,7 +61,7 @@ class Spiking(Detector):
 
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
         remedy = "clip=norm clip.max_norm=1, or " + f"optimizer.lr={number(history.facts.lr / 3)}"
-        return Finding(self.kind, history.step, since, message, evidence, 0.5, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, None, remedy)
 
 
 class WarmupTooShort(Detector):
@@ -75,7 +75,7 @@ class WarmupTooShort(Detector):
         action: as in `Detector`.
     """
 
-    def __init__(self, rise: float = 0.3, action: Response | None = None) -> None:
+    def __init__(self, rise: float = 0.3, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._rise = rise
 
@@ -107,4 +107,4 @@ class WarmupTooShort(Detector):
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
         longer = min(0.3, max(0.1, 3 * history.facts.warmup / history.facts.steps))
         remedy = f"schedule.warmup={longer:.0%}, or optimizer.lr={number(history.facts.lr / 3)}"
-        return Finding(self.kind, history.step, since, message, evidence, 0.5, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, None, remedy)

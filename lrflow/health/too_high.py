@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lrflow.config.run_schema import Response
+from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.display import number
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
@@ -29,7 +29,7 @@ class TooHigh(Detector):
 
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
 
-    def __init__(self, lost: float = 0.6, growth: float = 1.5, action: Response | None = None) -> None:
+    def __init__(self, lost: float = 0.6, growth: float = 1.5, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._lost, self._growth = lost, growth
 
@@ -60,14 +60,14 @@ class TooHigh(Detector):
 class Oscillating(Detector):
     """Finds a loss that jumps to and fro at an LR that stays at its peak, so that an LR that decays would help.
 
-    Off unless its node is configured: in the benchmark, most of what it finds is something else.
+    Ignored by default: in the benchmark, most of what it finds is something else.
 
     Args:
         scatter: the interquartile range of the last losses, relative to the untrained loss.
         action: as in `Detector`.
     """
 
-    def __init__(self, scatter: float = 0.1, action: Response | None = None) -> None:
+    def __init__(self, scatter: float = 0.1, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._scatter = scatter
 

@@ -43,7 +43,7 @@ class Findings(Callback):
         self._earlier: set[tuple[str, int]] = set()  # kinds and steps that the run reported before it was interrupted
 
     def report(self, trainer: pl.Trainer, finding: Finding, response: Response = "watch", ends: str = "") -> None:
-        """Record a finding, and respond to it.
+        """Record a finding, log a line if it is the first of its kind, and respond to it.
 
         Args:
             trainer: of the run.
@@ -54,25 +54,35 @@ class Findings(Callback):
         Raises:
             DivergedError: the run ends as diverged.
         """
+        is_new = all(finding.kind != one["kind"] for one in self.records)
+        if not self.record(trainer, finding):
+            return
+        if response == "stop" and ends == "diverged":
+            raise DivergedError(finding.line.replace("; try", "\n    try"))
+        if is_new:
+            log.warning("%s", finding.line)
+        if response == "recover" and isinstance(trainer, Trainer) and trainer.rollback is not None:
+            trainer.rollback.request(finding.since, finding.message, step=finding.step - 1)
+        if response == "stop":
+            assert isinstance(trainer, Trainer)
+            trainer.stop(finding.line)
+
+    def record(self, trainer: pl.Trainer, finding: Finding) -> bool:
+        """Record a finding without a line in the terminal, and return whether it counts.
+
+        It does not if the run is about to return to a state before it: whether it is seen then depends on how many
+        steps a block holds.
+        """
         rollback = trainer.rollback if isinstance(trainer, Trainer) else None
         if rollback is not None and rollback.is_past(finding.step - 1):
-            return  # whether this is seen depends on how many steps a block holds, and the run goes back anyway
-        is_new = all(finding.kind != one["kind"] for one in self.records)
+            return False
         self.records.append(finding.record())
         if trainer.is_global_zero:
             self._write(self.records[-1:], "a")
             for logger in trainer.loggers:
                 if report := getattr(logger, "report_finding", None):
                     report(finding, (finding.kind, finding.step) in self._earlier)
-        if response == "stop" and ends == "diverged":
-            raise DivergedError(f"{finding.line}" if not finding.remedy else finding.line.replace("; try", "\n    try"))
-        if is_new:
-            log.warning("%s", finding.line)
-        if response == "recover" and rollback is not None:
-            rollback.request(finding.since, finding.message, step=finding.step - 1)
-        if response == "stop":
-            assert isinstance(trainer, Trainer)
-            trainer.stop(finding.line)
+        return True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the file of a resumed run, which may hold findings after its checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lrflow.config.run_schema import Action
 from lrflow.errors import LrflowError
+from lrflow.finding import Finding
 from lrflow.health import DivergedError, NonFinite
 from lrflow.training import Block
 
@@ -51,7 +54,7 @@ def test_the_first_step_that_is_not_finite_is_reported(value: float) -> None:
     assert str(caught.value) == (
         f"step 41: the loss is {value}, at LR 0.1\n"
         "    the LR is likely too high, or a batch holds NaN: "
-        "try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+        "try a tenth of it, a longer warmup or clip=norm"
     )
     assert isinstance(caught.value, LrflowError)
 
@@ -112,7 +115,7 @@ def test_weights_that_are_not_finite(largest: float) -> None:
     assert str(caught.value) == (
         "after 7 steps: the weights are not finite\n"
         "    the LR is likely too high, or a batch holds NaN: "
-        "try a tenth of it, a longer warmup or trainer.gradient_clip_val=1"
+        "try a tenth of it, a longer warmup or clip=norm"
     )
     weigh(NonFinite("ignore"), 7, largest)
 
@@ -135,3 +138,20 @@ def test_a_run_resumed_with_action_stop_is_stopped() -> None:
     resumed.load_state_dict({"action": "ignore"})
     with pytest.raises(DivergedError):
         look(resumed, loss=np.array([np.nan] * 3))
+
+
+@pytest.mark.parametrize("action", ["stop", "warn", "ignore"])
+def test_what_is_not_finite_is_a_finding(action: Action) -> None:
+    recorded: list[Finding] = []
+    watcher = NonFinite(action)
+    watcher.name = "nonfinite"
+    report = SimpleNamespace(record=lambda trainer, finding: recorded.append(finding))
+    watcher.run = cast(Any, SimpleNamespace(findings=report))
+    with suppress(DivergedError):
+        look(watcher, first=40, loss=np.array([1.0, np.nan, np.nan]))
+    if action == "ignore":
+        assert not recorded
+    else:
+        (finding,) = recorded
+        assert (finding.kind, finding.step, finding.since, finding.message) == ("nonfinite", 42, 41, "the loss is nan")
+        assert finding.remedy.startswith("a tenth of optimizer.lr")
