@@ -228,7 +228,7 @@ class Detector(MonitorNode):
     model_config = ConfigDict(extra="allow")
 
     action: Annotated[OwnResponse, f.one_of(*get_args(OwnResponse))] | None = None
-    """What the run does about it. ignore: it is not looked for; None: as `health.action` says, if the kind merits it."""
+    """Response to what it finds. ignore: it does not look; None: as `health.action` says, if the kind is worth it."""
 
 
 class Recover(Section):
