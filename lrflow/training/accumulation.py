@@ -18,6 +18,21 @@ _SKIPPED = "`training_step` returned `None`. If this was on purpose, ignore this
 """Lightning's warning, which would name the wrong reason for a batch that is left out."""
 
 
+class _EndOfWindow(ClosureResult):
+    """The result of the last batch of a window if it has no loss, but others of its window have gradients.
+
+    Its loss is a placeholder, without which gradient scalers would skip the step; nothing is logged of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.loss = torch.zeros(())
+
+    def asdict(self) -> dict[str, Any]:
+        """Return what callbacks get of a batch without a loss."""
+        return {}
+
+
 class AccumulationWindows(_AutomaticOptimization):
     """Accumulation windows in which batches may be missing: a `collate_fn` may return None for a batch.
 
@@ -35,14 +50,17 @@ class AccumulationWindows(_AutomaticOptimization):
     def _training_step(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
         """Compute the loss of a batch; none if the batch is left out, as if the module's own step returned None."""
         guard, train = self.trainer.batch_guard, partial(super()._training_step, kwargs)  # type: ignore[attr-defined]
+        ends_window = self.is_open and not self.trainer.fit_loop._should_accumulate()
         if guard is None or not guard.is_active(self.trainer):
-            return train()
-        if result := guard.train(self.trainer, next(iter(kwargs.values())), train):
-            return result
-        Closure.warning_cache.add(_SKIPPED)
-        if self.is_open and self.trainer.world_size > 1 and not self.trainer.fit_loop._should_accumulate():
-            self._exchange_gradients()
-        return ClosureResult(None)
+            result = train()
+        elif (kept := guard.train(self.trainer, next(iter(kwargs.values())), train)) is not None:
+            result = kept
+        else:
+            result = ClosureResult(None)
+            Closure.warning_cache.add(_SKIPPED)
+            if ends_window and self.trainer.world_size > 1:
+                self._exchange_gradients()
+        return _EndOfWindow() if ends_window and result.closure_loss is None else result
 
     def _exchange_gradients(self) -> None:
         """Average the gradients over all devices, as DDP does in the backward pass of a window's last batch."""
@@ -69,8 +87,7 @@ class AccumulationWindows(_AutomaticOptimization):
                 "several devices exchange their gradients in its backward pass: give every window its last batch"
             )
         self.is_open = False
-        loss = torch.zeros(())  # a placeholder: without a loss, gradient scalers would skip the step
-        self._optimizer_step(batch_idx, lambda: loss)
+        self._optimizer_step(batch_idx, lambda: _EndOfWindow().loss)
 
     def _make_zero_grad_fn(self, batch_idx: int, optimizer: torch.optim.Optimizer) -> Callable[[], None] | None:
         """Return the function that clears the previous step's gradients; None after the first batch of a window."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -84,6 +85,28 @@ def test_the_gradient_of_a_short_window_is_a_mean(
     )  # fmt: skip
     assert run.trainer.global_step == steps
     for name, weight in plain(accumulate, skipped, 0.9).items():
+        torch.testing.assert_close(run.module.net.state_dict()[name], weight)
+
+
+class Scaled(MixedPrecision):
+    """Scales gradients as in half precision, but computes in single precision."""
+
+    def autocast_context_manager(self) -> torch.autocast:
+        return torch.autocast("cpu", enabled=False)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_a_scaler_makes_the_step_of_a_window_without_its_last_batch(
+    accumulate: int, prepare: Any, tmp_path: Path
+) -> None:
+    run = prepare(
+        tmp_path, module=Module({1, 3}), data=Data(False), max_epochs=EPOCHS, accumulate=accumulate, lr=LR,
+        optimizer=torch.optim.SGD, settings={"momentum": 0.9}, schedule=Schedule(Constant()),
+        rules=[Rule("all", match="*")], monitor=None,
+    )  # fmt: skip
+    run.trainer.strategy.precision_plugin = Scaled("16-mixed", "cpu")
+    run.fit()
+    for name, weight in plain(accumulate, {1, 3}, 0.9).items():
         torch.testing.assert_close(run.module.net.state_dict()[name], weight)
 
 
