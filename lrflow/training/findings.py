@@ -76,9 +76,11 @@ class Findings(Callback):
         rollback = trainer.rollback if isinstance(trainer, Trainer) else None
         if rollback is not None and rollback.is_past(finding.step - 1):
             return False
-        self.records.append(finding.record())
+        is_known = finding.record() in self.records  # after a rollback, the same steps may show it again
+        if not is_known:
+            self.records.append(finding.record())
         if trainer.is_global_zero:
-            self._write(self.records[-1:], "a")
+            self._write([] if is_known else self.records[-1:], "a")
             for logger in trainer.loggers:
                 if report := getattr(logger, "report_finding", None):
                     report(finding, (finding.kind, finding.step) in self._earlier)

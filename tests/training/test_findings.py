@@ -26,11 +26,12 @@ class Trainer:
 
 def test_a_kind_is_logged_once_and_recorded_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     findings = Findings(tmp_path)
-    for _ in range(2):
-        findings.report(cast(Any, Trainer), LOUD)
+    later = replace(LOUD, step=50)
+    for finding in (LOUD, later, LOUD):  # as of a rollback from which the run goes the same way again
+        findings.report(cast(Any, Trainer), finding)
     assert caplog.messages == ["too low since step 10: the loss falls in a line; try optimizer.lr=1"]
     assert caplog.records[0].levelno == logging.WARNING
-    assert findings.records == [LOUD.record()] * 2
+    assert findings.records == [LOUD.record(), later.record()]
     assert [one.record() for one in read_findings(tmp_path)] == findings.records
 
 
@@ -38,7 +39,7 @@ def test_a_resumed_run_keeps_the_findings_of_its_checkpoint(tmp_path: Path) -> N
     findings, resumed = Findings(tmp_path), Findings(tmp_path)
     findings.report(cast(Any, Trainer), LOUD)
     state = json.loads(json.dumps(findings.state_dict()))
-    findings.report(cast(Any, Trainer), LOUD)
+    findings.report(cast(Any, Trainer), replace(LOUD, step=45))
     assert len(read_findings(tmp_path)) == 2
     resumed.load_state_dict(state)
     resumed.on_train_start(cast(Any, Trainer), cast(Any, None))
