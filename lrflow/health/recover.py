@@ -16,7 +16,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.training.block import Block
-from lrflow.training.recovery import Recovery, Request, Response
+from lrflow.training.recovery import Changes, Recovery, Request
 from lrflow.training.resume import Resumed
 from lrflow.training.rollback import Rollback
 
@@ -61,7 +61,7 @@ class Recover:
         steps = np.arange(block.first, block.first + len(block))[~block.skipped]
         self._losses.extend(zip(steps.tolist(), block.losses.tolist(), strict=True))
 
-    def respond(self, request: Request, past: Sequence[Recovery]) -> Response:
+    def respond(self, request: Request, past: Sequence[Recovery]) -> Changes:
         """Return what to change."""
         known = [one for one in self._losses if one[0] <= request.step][-LOOKS_BACK - 1 :]  # wherever blocks end
         before = [(step, loss) for step, loss in known if step < request.since]
@@ -71,17 +71,17 @@ class Recover:
         same = last is not None and request.step == last.step  # as where a gradient is not finite and the loss is
         if request.not_finite and self._skip == "batches" and onset is None and (same or not again):
             until = request.step + 1 + self._margin
-            return Response(request.since, guard=until, skip=[request.step] if same else ())
+            return Changes(request.since, guard=until, skip=[request.step] if same else ())
         if last is not None and (request.step, request.since) == (last.step, last.since) and last.skipped:
             # The same batches fail with other weights, so the last cut was a mistake.
             before_it = past[-2].factor if len(past) > 1 else 1.0
             steps, until = range(request.since, request.step + 1), request.step + 1 + self._margin
-            return Response(request.since, before_it / last.factor, 0, steps, until, is_certain=True)
+            return Changes(request.since, before_it / last.factor, 0, steps, until, is_certain=True)
         since = request.since if onset is None else min(onset, request.since)
         if last is not None and again and last.factor < 1:
             since = min(since, last.to - 1)
         skip = range(request.since, request.step + 1) if request.suspects and self._skip == "batches" else ()
-        return Response(since, self._cut, self._rewarm, skip)
+        return Changes(since, self._cut, self._rewarm, skip)
 
     @staticmethod
     def _onset(before: Sequence[tuple[int, float]]) -> int | None:

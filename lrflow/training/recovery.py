@@ -70,7 +70,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Response:
+class Changes:
     """What a rollback changes.
 
     Args:
@@ -99,7 +99,7 @@ class Policy(Protocol):
     def observe(self, block: Block) -> None:
         """Receive the signals of consecutive steps."""
 
-    def respond(self, request: Request, past: Sequence[Recovery]) -> Response:
+    def respond(self, request: Request, past: Sequence[Recovery]) -> Changes:
         """Return what to change; it may depend on nothing but the arguments and the steps up to the request's."""
 
     def state_dict(self) -> dict[str, Any]:

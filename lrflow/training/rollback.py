@@ -237,22 +237,22 @@ class Rollback(Callback):
         """Restore a snapshot, as Lightning does when it resumes, so that the loops run on from there."""
         request = self._request()
         self._requests.clear()
-        response = self.policy.respond(request, self.recoveries)
-        snapshot = next((one for one in reversed(self._ring) if one.step <= response.since), self._ring[0])
-        factor = response.cut * (self.recoveries[-1].factor if self.recoveries else 1.0)
-        recovery = Recovery(request.step, request.since, snapshot.step, factor, response.rewarm, request.reason)
+        changes = self.policy.respond(request, self.recoveries)
+        snapshot = next((one for one in reversed(self._ring) if one.step <= changes.since), self._ring[0])
+        factor = changes.cut * (self.recoveries[-1].factor if self.recoveries else 1.0)
+        recovery = Recovery(request.step, request.since, snapshot.step, factor, changes.rewarm, request.reason)
         self.recoveries.append(recovery)
-        self.guard.begin(response.guard, response.skip, response.is_certain)
+        self.guard.begin(changes.guard, changes.skip, changes.is_certain)
         self._ring = [one for one in self._ring if one.step <= snapshot.step]
         self._is_due = False
         if trainer.is_global_zero:
             self._keep_rows(recovery)
         self._restore(trainer, snapshot)
-        changes = "the LR stays" if response.cut == 1 else f"LR x {factor:.3g}"
-        changes += f", re-warming over {counted(recovery.rewarm, 'step')}" * bool(recovery.rewarm)
-        changes += ", batches that are not finite are left out" * bool(response.guard)
+        text = "the LR stays" if changes.cut == 1 else f"LR x {factor:.3g}"
+        text += f", re-warming over {counted(recovery.rewarm, 'step')}" * bool(recovery.rewarm)
+        text += ", batches that are not finite are left out" * bool(changes.guard)
         number = f"{len(self.recoveries)} of {self.policy.times}"
-        self.report(f"step {request.step}: {request.reason}; rolled back to step {snapshot.step} ({number}), {changes}")
+        self.report(f"step {request.step}: {request.reason}; rolled back to step {snapshot.step} ({number}), {text}")
 
     def _restore(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
         content = decode(_copied(snapshot.content))

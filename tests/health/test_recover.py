@@ -12,7 +12,7 @@ from lrflow.config import compose
 from lrflow.health.recover import Recover, make_rollback
 from lrflow.schedules import Horizon
 from lrflow.training import Block
-from lrflow.training.recovery import Recovery, Request, Response
+from lrflow.training.recovery import Changes, Recovery, Request
 
 USUAL = [1.1, 0.9, 1.0, 1.2, 0.8, 1.0, 0.9, 1.1]
 EXPLODES = [2.3, 2.4, 9.0, 80.0, 1e4, 1e9]
@@ -33,25 +33,25 @@ def past(step: int, to: int, factor: float = 1.0) -> list[Recovery]:
     return [Recovery(step, step, to, factor, 0, "the loss is nan")]
 
 
-CASES: dict[str, tuple[list[float], Request, list[Recovery], Any, Response]] = {
-    "usual losses: the batch": (USUAL, nan(8), [], "batches", Response(8, guard=19)),
-    "batches are not to be left out": (USUAL, nan(8), [], "none", Response(8, 0.3, 20)),
-    "long after another one": (USUAL, nan(8), past(-20, -30), "batches", Response(8, guard=19)),
-    "at the same step again": (USUAL, nan(8), past(8, 4), "batches", Response(8, guard=19, skip=[8])),
-    "soon at another step": (USUAL, nan(8), past(6, 4), "batches", Response(8, 0.3, 20)),
-    "exploded: the LR, from before": (EXPLODES, nan(6), [], "batches", Response(3, 0.3, 20)),
-    "exploded again: an earlier state": (EXPLODES, nan(6), past(6, 3, 0.3), "batches", Response(2, 0.3, 20)),
-    "from the first step": ([], nan(0), [], "batches", Response(0, guard=11)),
+CASES: dict[str, tuple[list[float], Request, list[Recovery], Any, Changes]] = {
+    "usual losses: the batch": (USUAL, nan(8), [], "batches", Changes(8, guard=19)),
+    "batches are not to be left out": (USUAL, nan(8), [], "none", Changes(8, 0.3, 20)),
+    "long after another one": (USUAL, nan(8), past(-20, -30), "batches", Changes(8, guard=19)),
+    "at the same step again": (USUAL, nan(8), past(8, 4), "batches", Changes(8, guard=19, skip=[8])),
+    "soon at another step": (USUAL, nan(8), past(6, 4), "batches", Changes(8, 0.3, 20)),
+    "exploded: the LR, from before": (EXPLODES, nan(6), [], "batches", Changes(3, 0.3, 20)),
+    "exploded again: an earlier state": (EXPLODES, nan(6), past(6, 3, 0.3), "batches", Changes(2, 0.3, 20)),
+    "from the first step": ([], nan(0), [], "batches", Changes(0, guard=11)),
     "the same batches after a cut": (
         USUAL,
         Request(15, 8, "no loss was finite"),
         [*past(8, 7), Recovery(15, 8, 7, 0.3, 20, "no loss was finite", list(range(8, 16)))],
         "batches",
-        Response(8, 1 / 0.3, 0, range(8, 16), 26, is_certain=True),
+        Changes(8, 1 / 0.3, 0, range(8, 16), 26, is_certain=True),
     ),
-    "a spike": (USUAL, Request(7, 5, "a spike", suspects=True), [], "batches", Response(5, 0.3, 20, range(5, 8))),
-    "a spike, kept": (USUAL, Request(7, 5, "a spike", suspects=True), [], "none", Response(5, 0.3, 20)),
-    "another finding": (USUAL, Request(7, 5, "stalled"), [], "batches", Response(5, 0.3, 20)),
+    "a spike": (USUAL, Request(7, 5, "a spike", suspects=True), [], "batches", Changes(5, 0.3, 20, range(5, 8))),
+    "a spike, kept": (USUAL, Request(7, 5, "a spike", suspects=True), [], "none", Changes(5, 0.3, 20)),
+    "another finding": (USUAL, Request(7, 5, "stalled"), [], "batches", Changes(5, 0.3, 20)),
 }
 
 

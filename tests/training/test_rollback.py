@@ -20,7 +20,7 @@ from lrflow.layers import Rule
 from lrflow.plan.averaging import Averaging
 from lrflow.training import Block
 from lrflow.training.monitor import Monitor
-from lrflow.training.recovery import Recovery, Request, Response
+from lrflow.training.recovery import Changes, Recovery, Request
 from lrflow.training.resume import Resumed
 from lrflow.training.rollback import Rollback
 
@@ -33,8 +33,8 @@ class Unchanged:
 
     def observe(self, block: Block) -> None: ...
 
-    def respond(self, request: Request, past: Sequence[Recovery]) -> Response:
-        return Response(request.since)
+    def respond(self, request: Request, past: Sequence[Recovery]) -> Changes:
+        return Changes(request.since)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
