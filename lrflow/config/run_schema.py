@@ -236,8 +236,8 @@ class Recover(Section):
 
     every: f.Interval = Duration.parse("2%")
     """Interval between two snapshots of the state."""
-    keep: f.Count = 3
-    """Number of latest snapshots to keep in memory, besides the first one."""
+    keep: f.Count = 5
+    """Number of snapshots to keep in memory, besides the first one; their ages grow about geometrically."""
     cut: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.3
     """Factor on the LR at each rollback that is put down to it."""
     rewarm: f.Time = Duration.parse("2%")

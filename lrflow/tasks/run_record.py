@@ -34,7 +34,9 @@ from lrflow.plan import Plan
 from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
 from lrflow.runs import FINDINGS, NoFolder, RunFolder
+from lrflow.training.guard import describe_guard
 from lrflow.training.interrupt import requeue
+from lrflow.training.recovery import describe_recovery
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
 
@@ -236,12 +238,15 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
             upload(folder)
 
 
-def print_outcome(console: Console, folder: RunFolder, outcome: Outcome, further: str | None = None) -> None:
-    """Print the last metrics, a further line, and the files in the folder."""
+def print_outcome(
+    console: Console, config: Config, folder: RunFolder, outcome: Outcome, facts: Mapping[str, Any]
+) -> None:
+    """Print the last metrics, what was clipped and left out, and the files in the folder."""
     metrics = "  ".join(f"[bold]{name}[/] {value:.4g}" for name, value in outcome.metrics.items())
     steps = counted(outcome.steps or 0, "step")
     console.print(f"\n{steps} in {outcome.seconds:.1f} s  {metrics}", soft_wrap=True)
-    if further:
+    recovery = describe_recovery(facts.get("recovery"), outcome.steps or 0)
+    for further in filter(None, [describe_guard(config, facts.get("clip")), recovery]):
         console.print(further, soft_wrap=True, highlight=False, markup=False)
     if not folder.is_written:
         return

@@ -58,7 +58,7 @@ from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
 from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.group_norms import measuring_intervals
-from lrflow.training.guard import build_guard, describe_guard
+from lrflow.training.guard import build_guard
 from lrflow.training.interrupt import ended_together
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
@@ -201,7 +201,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         ended = Outcome.finished(metrics, **so_far()).checked_finite(config.objectives)
     with stops.deferred():  # the run has ended, and that is recorded
         conclude(folder, ended, loggers, **facts)
-        print_outcome(console, folder, ended, describe_guard(config, facts.get("clip")))
+        print_outcome(console, config, folder, ended, facts)
     return ended
 
 
@@ -328,7 +328,7 @@ def prepare(
     facts: dict[str, Any] = {"feedback": loop.history} if loop else {}
     watching: list[pl.Callback] = [*filter(None, [rollback]), *([watched.findings, *monitors] if monitors else [])]
     facts |= {"findings": watched.findings.records} if monitors else {}
-    facts |= ({"recoveries": rollback.history} if rollback else {}) | ({"clip": guard.record} if guard else {})
+    facts |= (rollback.facts if rollback else {}) | ({"clip": guard.record} if guard else {})
     record = partial(record_plan, config, folder, devices=trainer.world_size)
     trainer.cooldown = Cooldown(plan, branches, length, recompile, extra, facts, record, report)
     trainer.callbacks += _callbacks(config, plan, length, loop, signals, watching, console, added, checkpoints)  # type: ignore[attr-defined]

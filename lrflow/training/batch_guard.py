@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ cause; twice the interval of the snapshots if that is more, and ten times as man
 
 
 class BatchGuard:
-    """Leaves out batches for a while after a rollback: as if `training_step` returned None for them.
+    """Leaves out batches after a rollback: as if `training_step` returned None for them.
 
     A step whose batches are all left out makes no update, and the state of the module stays as it was. What is left out
-    is the same on every device. Each check waits for the device, so the guard is off until a rollback, and ends some
-    time after the last batch that it left out.
+    is the same on every device. Each check waits for the device, so the guard is off until a rollback. Once it has
+    found a batch at fault it stays on, since later epochs have its examples in other batches; else it ends some time
+    after the last loss that was not finite.
 
     Args:
         rollback: the `lrflow.training.rollback.Rollback` that it belongs to, which records the steps and gets requests.
@@ -30,7 +32,8 @@ class BatchGuard:
 
     def __init__(self, rollback: Any) -> None:
         self._rollback = rollback
-        self._until, self._in_a_row, self._is_certain = 0, 0, False
+        self._until: float = 0  # infinite once a batch at fault was found
+        self._in_a_row, self._is_certain = 0, False
         self._failed = -1  # the last step that counts in the row
         self._steps: set[int] = set()
 
@@ -60,7 +63,8 @@ class BatchGuard:
         inputs = [one for one in tree_leaves(batch) if isinstance(one, torch.Tensor) and one.is_floating_point()]
         if _agreed(trainer, not inputs or bool(torch.stack([one.isfinite().all() for one in inputs]).all())):
             return False
-        self._note(step)
+        self._rollback.note_skipped(step)
+        self._until = math.inf
         return True
 
     def train(self, trainer: pl.Trainer, batch: Any, train: Callable[[], ClosureResult]) -> ClosureResult | None:
@@ -77,13 +81,16 @@ class BatchGuard:
         result = train()
         loss = result.closure_loss
         if _agreed(trainer, loss is None or bool(loss.detach().isfinite().all())):
+            if self._in_a_row:  # this loss is finite, and the weights are as they were: the batches before are at fault
+                self._until = math.inf
             self._in_a_row = 0
             return result
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         step = trainer.global_step
-        self._note(step)
+        self._rollback.note_skipped(step)
+        self._until = max(self._until, step + 1 + self._rollback.every)
         if step != self._failed or not self._in_a_row:
             self._failed = step
             self._in_a_row += 1
@@ -95,10 +102,6 @@ class BatchGuard:
     @property
     def _patience(self) -> int:
         return max(PATIENCE, 2 * self._rollback.every) * (10 if self._is_certain else 1)
-
-    def _note(self, step: int) -> None:
-        self._rollback.note_skipped(step)
-        self._until = max(self._until, step + 1 + self._rollback.every)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data."""

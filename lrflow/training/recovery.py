@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from lrflow.display import counted
 from lrflow.training.block import Block
 
 
@@ -24,7 +25,7 @@ class Recovery:
         factor: on the planned LR from there on; it includes earlier rollbacks.
         rewarm: steps over which the LR rises from 0 to the planned one times the factor; 0: it is that at once.
         reason: why, for people.
-        skipped: the steps, from there on, that made no update because their batches were left out.
+        skipped: the steps, from there on, of which batches were left out; without accumulation they made no update.
     """
 
     step: int
@@ -38,6 +39,22 @@ class Recovery:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
+
+
+def left_out(recoveries: Sequence[Recovery]) -> set[int]:
+    """Return the steps of a run of which batches were left out; those that a later rollback abandoned do not count."""
+    steps: set[int] = set()
+    for recovery in recoveries:
+        steps = {step for step in steps if step < recovery.to} | set(recovery.skipped)
+    return steps
+
+
+def describe_recovery(record: Mapping[str, int] | None, steps: int) -> str | None:
+    """Return the line about rollbacks at the end of a run: `health: rolled back 2 times, ...`."""
+    if not record or not record["rollbacks"]:
+        return None
+    back = f"health: rolled back {counted(record['rollbacks'], 'time')}"
+    return back + f", batches of {record['left_out']:,} of {steps:,} steps left out" * bool(record["left_out"])
 
 
 STATE_KEY = "Rollback"

@@ -5,17 +5,13 @@ A rollback is a resume without a new process: the state is that of a checkpoint,
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning import Callback
 from torchmetrics import Metric
 
@@ -23,42 +19,17 @@ from lrflow.display import counted
 from lrflow.errors import DivergedError
 from lrflow.files import remove_parts, write_whole
 from lrflow.plan import PlanScheduler
-from lrflow.runs import ROLLBACKS, RunFolder, name_of_step, step_of
+from lrflow.runs import ROLLBACKS, RunFolder
 from lrflow.training.batch_guard import BatchGuard
 from lrflow.training.block import Block
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
 from lrflow.training.monitor import look
-from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue
+from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue, left_out
 from lrflow.training.signals import Signals
+from lrflow.training.snapshots import PREFIX, Snapshot, copied, snapshot_name, snapshots_of, superfluous
 from lrflow.training.state import preserve_random_state, set_random_state
 
 log = logging.getLogger("lrflow")
-
-_PLAIN = {int, float, bool, str, type(None)}
-"""Types of values that need no copy."""
-
-_PREFIX = "rollbacks-"
-"""Start of the file names of snapshots, before the number of rollbacks up to then."""
-
-
-@dataclass
-class Snapshot:
-    """The state of a run after some steps.
-
-    Args:
-        name: of its file.
-        content: that of a checkpoint, on the CPU, and shared with nothing.
-        is_written: whether the file exists.
-    """
-
-    name: str
-    content: dict[str, Any]
-    is_written: bool = False
-
-    @property
-    def step(self) -> int:
-        """The number of optimizer steps made."""
-        return step_of(Path(self.name))
 
 
 class Rollback(Callback):
@@ -71,27 +42,27 @@ class Rollback(Callback):
     Args:
         policy: decides what a rollback changes.
         every: steps between two snapshots.
-        keep: number of latest snapshots to keep.
+        keep: number of snapshots to keep besides the first state; see `lrflow.training.snapshots.superfluous`.
         folder: the folder of the run; None: nothing is written.
         source: the checkpoint that the run is resumed from; None: a new run.
         report: is called with one line per rollback.
 
     Attributes:
-        history: the rollbacks so far, as plain data.
+        facts: fields of the summary: the rollbacks so far as plain data, their number and that of steps left out.
     """
 
     def __init__(
         self,
         policy: Policy,
         every: int,
-        keep: int = 3,
+        keep: int = 5,
         folder: RunFolder | None = None,
         source: Path | None = None,
         report: Callable[[str], None] = log.info,
     ) -> None:
         self.policy, self.every, self.report = policy, max(1, every), report
         self.guard = BatchGuard(self)
-        self.history: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {"recoveries": [], "recovery": {"rollbacks": 0, "left_out": 0}}
         self.recoveries: list[Recovery] = []
         self._keep, self._folder, self._source = keep, folder, source
         self._ring: list[Snapshot] = []
@@ -114,13 +85,13 @@ class Rollback(Callback):
         if self._requests or self.guard.is_failing:
             return
         step = trainer.global_step
-        snapshot = Snapshot(_name(step, len(self.recoveries)), encode(self._dump(trainer)))
+        snapshot = Snapshot(snapshot_name(step, len(self.recoveries)), encode(self._dump(trainer)))
         if self._requests or snapshot.content["lrflow"]["not_finite"]:
             return
-        snapshot.content = _copied(snapshot.content)
+        snapshot.content = copied(snapshot.content)
         self._ring = [one for one in self._ring if one.step != step] + [snapshot]
-        first, latest = self._ring[:1], self._ring[1:]
-        self._ring = first + latest[-self._keep :]
+        if len(self._ring) > 1 + self._keep:
+            del self._ring[superfluous([one.step for one in self._ring])]
 
     @staticmethod
     def _dump(trainer: pl.Trainer) -> dict[str, Any]:
@@ -132,7 +103,7 @@ class Rollback(Callback):
             return
         for snapshot in self._ring:
             if not snapshot.is_written:
-                path = _snapshots_of(self._folder) / snapshot.name
+                path = snapshots_of(self._folder) / snapshot.name
                 try:
                     AtomicCheckpointIO().save_checkpoint(snapshot.content, path)
                 except OSError as error:
@@ -142,13 +113,13 @@ class Rollback(Callback):
 
     def clean_up(self) -> None:
         """Delete the files of snapshots that the checkpoint which was just written does not name."""
-        if self._folder is None or not _snapshots_of(self._folder).is_dir():
+        if self._folder is None or not snapshots_of(self._folder).is_dir():
             return
         names = {snapshot.name for snapshot in self._ring}
-        for path in _snapshots_of(self._folder).iterdir():
-            if path.name.startswith(_PREFIX) and path.name not in names:
+        for path in snapshots_of(self._folder).iterdir():
+            if path.name.startswith(PREFIX) and path.name not in names:
                 path.unlink(missing_ok=True)
-        remove_parts(_snapshots_of(self._folder))
+        remove_parts(snapshots_of(self._folder))
 
     def begin(self, trainer: pl.Trainer) -> None:
         """Start with the first state of a run, the snapshots of the one that is resumed, or after a rollback."""
@@ -165,7 +136,7 @@ class Rollback(Callback):
 
     def _read(self, name: str) -> Snapshot | None:
         assert self._source is not None
-        path = _snapshots_of(RunFolder.of(self._source)) / name
+        path = snapshots_of(RunFolder.of(self._source)) / name
         try:
             content = read_checkpoint(path, map_location="cpu")
         except (OSError, BrokenCheckpointError) as error:
@@ -179,7 +150,7 @@ class Rollback(Callback):
         content = read_checkpoint(self._source, map_location="cpu")
         if content["lrflow"].get("not_finite"):
             return None
-        return Snapshot(_name(content["global_step"], len(self.recoveries)), encode(content))
+        return Snapshot(snapshot_name(content["global_step"], len(self.recoveries)), encode(content))
 
     # Requests
 
@@ -255,7 +226,7 @@ class Rollback(Callback):
         self.report(f"step {request.step}: {request.reason}; rolled back to step {snapshot.step} ({number}), {text}")
 
     def _restore(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
-        content = decode(_copied(snapshot.content))
+        content = decode(copied(snapshot.content))
         states = content["callbacks"]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if getattr(callback, "outlives_rollbacks", False):
@@ -282,7 +253,8 @@ class Rollback(Callback):
 
     def _apply(self, trainer: pl.Trainer) -> None:
         """Multiply the LRs from here on by the factor of the last rollback."""
-        self.history[:] = [recovery.to_dict() for recovery in self.recoveries]
+        self.facts["recoveries"][:] = [recovery.to_dict() for recovery in self.recoveries]
+        self.facts["recovery"].update(rollbacks=len(self.recoveries), left_out=len(left_out(self.recoveries)))
         if self.recoveries:
             scheduler = trainer.lr_scheduler_configs[0].scheduler
             assert isinstance(scheduler, PlanScheduler)
@@ -319,11 +291,12 @@ class Rollback(Callback):
         self.policy.observe(block)
 
     def note_skipped(self, step: int) -> None:
-        """Record that the batch of a step was left out."""
-        recovery = self.recoveries[-1]
-        if step not in recovery.skipped:
-            recovery.skipped.append(step)
-            self.history[-1] = recovery.to_dict()
+        """Record that a batch of a step was left out."""
+        skipped = self.recoveries[-1].skipped
+        if skipped[-1:] != [step]:
+            skipped.append(step)
+            self.facts["recoveries"][-1]["skipped"].append(step)
+            self.facts["recovery"]["left_out"] += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps."""
@@ -342,16 +315,6 @@ class Rollback(Callback):
         self.policy.load_state_dict(state_dict["policy"])
 
 
-def _snapshots_of(folder: RunFolder) -> Path:
-    """Return the folder with the snapshots of a run."""
-    return folder.checkpoints / "snapshots"
-
-
-def _name(step: int, rollbacks: int) -> str:
-    """Return the file name of a snapshot, which differs from that of the same step before a rollback."""
-    return f"{_PREFIX}{rollbacks}-{name_of_step(step)}"
-
-
 def _keep_rows(folder: RunFolder, number: int, step: int) -> None:
     """Copy the rows of metrics.csv that a rollback replaces, those of `step` and later; `number` is its own, from 1."""
     if not folder.metrics.exists():
@@ -360,23 +323,3 @@ def _keep_rows(folder: RunFolder, number: int, step: int) -> None:
     rows = [line for line in lines if (cell := line.partition(",")[0]).isdecimal() and int(cell) >= step]
     (folder.path / ROLLBACKS).mkdir(exist_ok=True)
     write_whole(folder.path / ROLLBACKS / f"{number}.csv", "".join([header, *rows]))
-
-
-def _copied(value: Any, copies: dict[int, torch.Tensor] | None = None) -> Any:
-    """Return a copy of nested containers with copies of their tensors on the CPU; equal tensors stay one."""
-    copies = {} if copies is None else copies
-    if isinstance(value, torch.Tensor):
-        if id(value) not in copies:
-            copies[id(value)] = value.detach().to("cpu", copy=True)
-        return copies[id(value)]
-    if type(value) in (list, tuple) and set(map(type, value)) <= _PLAIN:
-        return copy.copy(value)
-    if type(value) in (dict, OrderedDict):
-        result = copy.copy(value)  # keeps the attribute that torch adds to a state_dict
-        for key, part in value.items():
-            if type(part) not in _PLAIN:
-                result[key] = _copied(part, copies)
-        return result
-    if type(value) in (list, tuple):
-        return type(value)(_copied(part, copies) for part in value)
-    return value

@@ -31,3 +31,28 @@ def test_it_counts_steps_however_many_batches_they_have(accumulate: int) -> None
             assert (train(0.5 if step == 2 else torch.nan) is None) == (step != 2)
             assert guard.is_failing == (step != 2)
     assert asked == [(3, 2 + PATIENCE)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "found"),
+    [
+        # (value of the input, loss) of steps 0, 1, ...; the step after which the guard is known to stay on
+        ([(1, 0.5), (1, 0.5), (1, 0.5), (1, 0.5)], None),
+        ([(1, 0.5), (torch.nan, 0.5), (1, 0.5), (1, 0.5)], 1),
+        ([(1, 0.5), (1, torch.nan), (1, 0.5), (1, 0.5)], 2),
+        ([(1, torch.nan), (1, torch.nan), (1, torch.nan), (1, torch.nan)], None),  # it may be the weights
+    ],
+)
+def test_once_a_batch_is_at_fault_it_stays_on(batches: list[tuple[float, float]], found: int | None) -> None:
+    rollback = SimpleNamespace(every=1, note_skipped=lambda step: None)
+    trainer = SimpleNamespace(world_size=1, lightning_module=torch.nn.BatchNorm1d(2))
+    guard = BatchGuard(rollback)
+    guard.begin(3, (), is_certain=False)
+    for step, (value, loss) in enumerate(batches):
+        trainer.global_step = step
+        result = SimpleNamespace(closure_loss=torch.tensor(loss))
+        guard.train(trainer, torch.tensor([value]), lambda result=result: result)  # type: ignore[arg-type, misc]
+        resumed = BatchGuard(rollback)
+        resumed.load_state_dict(guard.state_dict())
+        trainer.global_step = 10**6
+        assert guard.is_active(trainer) == resumed.is_active(trainer) == (found is not None and step >= found)  # type: ignore[arg-type]
