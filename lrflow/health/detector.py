@@ -34,11 +34,13 @@ class Detector:
     Attributes:
         kind: name of what it finds, and key below `health`; set by the run.
         diverges: whether `stop` ends the run as diverged.
+        suspects_batches: whether `recover` leaves out the batches of the steps that show it, as their likely cause.
         acts: the values of `health.action` that hold for it unless it has an `action` of its own.
     """
 
     kind: str = ""
     diverges: ClassVar[bool] = False
+    suspects_batches: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ()
 
     def __init__(self, action: OwnResponse | None = None) -> None:
@@ -150,5 +152,5 @@ class Detection(Monitor):
 
     def _respond(self, trainer: pl.Trainer, finding: Finding) -> None:
         detector = self.watch.detectors[finding.kind]
-        ends = "diverged" if detector.diverges else ""
-        self.run.findings.report(trainer, finding, detector.response(self._action), ends)
+        ends, suspects = "diverged" if detector.diverges else "", detector.suspects_batches
+        self.run.findings.report(trainer, finding, detector.response(self._action), ends, suspects)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from lrflow.config.run_schema import OwnResponse
@@ -26,6 +28,8 @@ class Spiking(Detector):
         lost: least height, as a share of the improvement so far; at least 1: above the untrained loss.
         action: as in `Detector`.
     """
+
+    suspects_batches: ClassVar[bool] = True
 
     def __init__(self, deviations: float = 8.0, lost: float = 1.0, action: OwnResponse | None = None) -> None:
         super().__init__(action)

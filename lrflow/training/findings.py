@@ -42,7 +42,14 @@ class Findings(Callback):
         self.records: list[dict[str, Any]] = []
         self._earlier: set[tuple[str, int]] = set()  # kinds and steps that the run reported before it was interrupted
 
-    def report(self, trainer: pl.Trainer, finding: Finding, response: Response = "watch", ends: str = "") -> None:
+    def report(
+        self,
+        trainer: pl.Trainer,
+        finding: Finding,
+        response: Response = "watch",
+        ends: str = "",
+        suspects: bool = False,
+    ) -> None:
         """Record a finding, log a line if it is the first of its kind, and respond to it.
 
         Args:
@@ -50,6 +57,7 @@ class Findings(Callback):
             finding: the finding.
             response: `watch` records it; `stop` also ends the run; `recover` returns it to an earlier state.
             ends: how `stop` ends the run: `diverged`, or at this step as one that ended early.
+            suspects: whether the batches of the steps that show it are the likely cause, so `recover` leaves them out.
 
         Raises:
             DivergedError: the run ends as diverged.
@@ -62,7 +70,7 @@ class Findings(Callback):
         if is_new:
             log.warning("%s", finding.line)
         if response == "recover" and isinstance(trainer, Trainer) and trainer.rollback is not None:
-            trainer.rollback.request(finding.since, finding.message, step=finding.step - 1)
+            trainer.rollback.request(finding.since, finding.message, finding.step - 1, suspects)
         if response == "stop":
             assert isinstance(trainer, Trainer)
             trainer.stop(finding.line)

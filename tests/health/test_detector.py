@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,13 @@ import torch
 
 from lrflow.health import Detector, Facts, Finding, History
 from lrflow.health.detector import Detection, Watch
+from lrflow.health.diverging import Diverging
 from lrflow.health.history import cut
+from lrflow.health.spiking import Spiking
 from lrflow.training import Block
+from lrflow.training.findings import Findings
+from lrflow.training.recovery import Request
+from lrflow.training.trainer import Trainer
 
 
 class Above(Detector):
@@ -66,6 +72,26 @@ def test_all_processes_judge_the_metrics_of_the_first_one() -> None:
     )
     detection.on_validation_end(trainer, None)  # type: ignore[arg-type]
     assert detection.watch.history.validations == [(50, {"val/loss": 1.0})]
+
+
+@pytest.mark.parametrize("detector", [Spiking, Diverging])
+def test_batches_are_suspected_of_spikes_alone(detector: type[Detector], tmp_path: Path) -> None:
+    asked: list[Request] = []
+
+    def request(since: int, reason: str, step: int, suspects: bool) -> None:
+        asked.append(Request(step, since, reason, suspects))
+
+    class Rolling(Trainer):
+        is_global_zero = False  # type: ignore[assignment]
+        rollback = SimpleNamespace(request=request, is_past=lambda step: False)
+
+        def __init__(self) -> None: ...
+
+    trainer = Rolling()
+    detection = Detection(Watch(Facts(100), {"x": detector(action="recover")}))  # type: ignore[call-arg]
+    detection.run = SimpleNamespace(findings=Findings(tmp_path))  # type: ignore[assignment]
+    detection._respond(trainer, Finding("x", 50, 40, "it jumped"))
+    assert asked == [Request(49, 40, "it jumped", detector is Spiking)]
 
 
 @pytest.mark.parametrize(
