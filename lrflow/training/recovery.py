@@ -1,4 +1,4 @@
-"""What a run that rolls back is asked, what it answers, and the record that it keeps."""
+"""Requests for a rollback, what it changes in the run, and its record."""
 
 from __future__ import annotations
 

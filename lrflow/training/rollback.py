@@ -274,8 +274,8 @@ class Rollback(Callback):
             return
         try:
             _keep_rows(self._folder, len(self.recoveries), recovery.to)
-        except OSError as error:
-            log.warning("%s: the rows of a rollback could not be kept: %s", self._folder.path, error.strerror)
+        except (OSError, ValueError) as error:  # a full disk, or a file of metrics that is damaged
+            log.warning("%s: the rows of a rollback could not be kept: %s", self._folder.path, error)
 
     # The callback
 

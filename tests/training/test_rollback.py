@@ -18,6 +18,7 @@ from lrflow.errors import DivergedError
 from lrflow.health.recover import Recover
 from lrflow.layers import Rule
 from lrflow.plan.averaging import Averaging
+from lrflow.runs import RunFolder
 from lrflow.training import Block
 from lrflow.training.monitor import Monitor
 from lrflow.training.recovery import Changes, Recovery, Request
@@ -107,6 +108,12 @@ def test_the_rows_of_the_abandoned_steps_are_kept(train: Any, tmp_path: Path) ->
     kept = (tmp_path / "rollbacks" / "1.csv").read_text().splitlines()
     assert kept[0].startswith("step,train/loss")
     assert [int(row.partition(",")[0]) for row in kept[1:5]] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n"])
+def test_rows_that_cannot_be_read_end_no_run(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    Rollback(Unchanged(), 1, folder=RunFolder(tmp_path))._keep_rows(Recovery(7, 5, 3, 1.0, 0, "a test"))
 
 
 def test_a_run_rolls_back_only_so_often(train: Any, tmp_path: Path) -> None:
