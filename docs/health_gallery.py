@@ -89,7 +89,7 @@ CASES = (
         " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
         " trainer.max_epochs=4",
         "health=recover",
-        "Rolled back, the run leaves out this batch whenever it comes, and keeps its LR",
+        "Rolled back once, the run leaves out one batch of each epoch, and keeps its LR",
     ),
     Case(
         "too_low",
