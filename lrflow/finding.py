@@ -25,6 +25,9 @@ class Finding:
         confidence: the share of such findings that are true, as measured by `benchmarks/health`; from 0 to 1. None:
             not measured.
         remedy: what to change, in words of the config: `optimizer.lr=0.003, or schedule.warmup=10%`. Empty: unknown.
+
+    Raises:
+        ValueError: a field is not what it should be, so that it could not be recorded.
     """
 
     kind: str
@@ -35,6 +38,32 @@ class Finding:
     confidence: float | None = None
     remedy: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("kind", "message", "remedy"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} of a finding: expected text, got {getattr(self, name)!r}")
+        try:
+            numbers = {str(name): float(value) for name, value in self.evidence.items()}
+        except (AttributeError, TypeError, ValueError, RuntimeError):  # RuntimeError: of a tensor with several values
+            message = f"evidence of a finding: expected a mapping of names to numbers, got {self.evidence!r}"
+            raise ValueError(message) from None
+        object.__setattr__(self, "evidence", numbers)
+        for name in ("step", "since"):
+            object.__setattr__(self, name, max(0, self._number(name, int, "a whole number")))
+        if self.confidence is not None:
+            confidence = self._number("confidence", float, "a number from 0 to 1, or None")
+            object.__setattr__(self, "confidence", confidence)
+
+    def _number(self, name: str, convert: type[int] | type[float], expected: str) -> Any:
+        given = getattr(self, name)
+        try:
+            number = convert(given)
+            if convert is int or 0 <= number <= 1:
+                return number
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            pass
+        raise ValueError(f"{name} of a finding: expected {expected}, got {given!r}")
+
     @property
     def line(self) -> str:
         """The finding in one line."""
@@ -44,9 +73,8 @@ class Finding:
 
     def record(self) -> dict[str, Any]:
         """Return the finding as plain data; numbers that are not finite are text, which JSON can hold."""
-        evidence = {name: float(value) for name, value in self.evidence.items()}
-        finite = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
-        return {**asdict(self), "step": int(self.step), "since": int(self.since), "evidence": finite}
+        finite = {name: value if math.isfinite(value) else str(value) for name, value in self.evidence.items()}
+        return {**asdict(self), "evidence": finite}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Finding:

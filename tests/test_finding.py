@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 from lrflow.finding import Finding, kinds_of, read_findings
 
@@ -22,6 +28,27 @@ def test_a_record_has_plain_values_and_is_read_back() -> None:
     record = json.loads(json.dumps(LOUD.record()))
     assert record["evidence"] == {"cosine": 0.99, "loss": "inf"}
     assert Finding.from_record(record) == LOUD
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("message", 3, "message of a finding: expected text, got 3"),
+        ("evidence", None, "evidence of a finding: expected a mapping of names to numbers, got None"),
+        ("evidence", {"x": "abc"}, "expected a mapping of names to numbers, got {'x': 'abc'}"),
+        ("step", math.nan, "step of a finding: expected a whole number, got nan"),
+        ("since", None, "since of a finding: expected a whole number, got None"),
+        ("confidence", math.nan, "confidence of a finding: expected a number from 0 to 1, or None, got nan"),
+    ],
+)
+def test_what_cannot_be_recorded_is_no_finding(field: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        replace(LOUD, **{field: value})
+
+
+def test_numbers_of_numpy_are_plain_ones() -> None:
+    finding = Finding("x", np.int64(3), np.int64(2), "", {"loss": np.float32(0.5)}, np.float32(0.5))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(finding.record())) == Finding("x", 3, 2, "", {"loss": 0.5}, 0.5).record()
 
 
 def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:

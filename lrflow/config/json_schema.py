@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from lrflow.clip.limits import LIMITS as CLIP_LIMITS
 from lrflow.config.annotations import NODE, Annotation, limit_of
 from lrflow.config.config import Config
+from lrflow.config.detector_limits import LIMITS as DETECTOR_LIMITS
 from lrflow.config.field_checks import any_of
 from lrflow.config.json_types import (
     DEFINITIONS,
@@ -314,6 +315,8 @@ class _Builder:
         if target.startswith("lrflow.feedback.") and (limit := {**BOUNDS, **LIMITS.get(kind, {})}.get(name)):
             return dict(limit.json)
         if target.startswith("lrflow.clip.") and (limit := CLIP_LIMITS.get(kind, {}).get(name)):
+            return dict(limit.json)
+        if target.startswith("lrflow.health.") and (limit := DETECTOR_LIMITS.get(kind, {}).get(name)):
             return dict(limit.json)
         if not isinstance(parameter.annotation, Annotation):
             return {}

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrflow.clip import limits as of_clip
+from lrflow.config import detector_limits as of_detectors
 from lrflow.config.checkpoint_names import COUNTERS
 from lrflow.config.config import Config
 from lrflow.config.objective import logged_by, loss_of
@@ -33,6 +34,7 @@ from lrflow.schedules import Duration, Horizon
 _LIMITS = {
     "feedback": {kind: {**of_feedback.BOUNDS, **own} for kind, own in of_feedback.LIMITS.items()},
     "clip": of_clip.LIMITS,
+    "health": of_detectors.LIMITS,
 }
 """By group, the limits of the settings of each class of lrflow's."""
 
@@ -169,7 +171,7 @@ def _mode_remarks(directions: Directions) -> Iterator[tuple[str, bool]]:
 
 
 def check_limits(content: Mapping[str, Any]) -> list[Problem]:
-    """Return a problem for each setting of lrflow's feedbacks and guards outside its limits.
+    """Return a problem for each setting of lrflow's feedbacks, guards and detectors outside its limits.
 
     Args:
         content: resolved config.
@@ -177,11 +179,14 @@ def check_limits(content: Mapping[str, Any]) -> list[Problem]:
     problems = []
     for group, limits in _LIMITS.items():
         node = content.get(group)
-        if isinstance(node, Mapping):
-            room, _, kind = str(node.get("_target_")).rpartition(".")
+        nodes = (
+            {group: node, **{f"{group}.{name}": one for name, one in node.items()}} if isinstance(node, Mapping) else {}
+        )
+        for key, one in nodes.items():
+            room, _, kind = str(one.get("_target_") if isinstance(one, Mapping) else None).rpartition(".")
             kind = FORMER_NAMES.get(kind, kind)
             if room == f"lrflow.{group}" and kind in limits:
-                problems += outside(limits[kind], node, group)
+                problems += outside(limits[kind], one, key)
     return problems
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, get_args
 
 import pytorch_lightning as pl
 
 from lrflow.config.run_schema import OwnResponse, Response
+from lrflow.errors import LrflowError
 from lrflow.health.history import Facts, History, cut
 from lrflow.training.block import Block
 from lrflow.training.findings import Finding
@@ -20,7 +23,7 @@ _LEAST_INTERVAL = 25  # steps; a look costs as much as a part of a small model's
 _QUIET = 3  # after this many looks without it, something counts as over, and may be found again
 
 
-class Detector:
+class Detector(ABC):
     """Finds one kind of problem in the history of a run: a pure function of the history.
 
     Each detector has its config node, `health.KIND`. A subclass implements `judge`, which is called at steps that
@@ -42,13 +45,16 @@ class Detector:
     diverges: ClassVar[bool] = False
     suspects_batches: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ()
+    action: OwnResponse | None = None  # of a subclass whose `__init__` does not set it
 
     def __init__(self, action: OwnResponse | None = None) -> None:
+        if action not in (None, *get_args(OwnResponse)):
+            raise ValueError(f"action: expected one of {', '.join(get_args(OwnResponse))}, got {action!r}")
         self.action = action
 
+    @abstractmethod
     def judge(self, history: History) -> Finding | None:
         """Return what the history shows, or None."""
-        raise NotImplementedError
 
     def response(self, default: Response) -> Response:
         """Return what the run does about a finding.
@@ -102,7 +108,7 @@ class Watch:
 
     def _look(self) -> Iterator[Finding]:
         for kind, detector in self.detectors.items():
-            finding = detector.judge(self.history)
+            finding = _judged(kind, detector, self.history)
             if finding is not None:
                 is_known = kind in self._quiet
                 self._quiet[kind] = 0
@@ -112,6 +118,22 @@ class Watch:
                 self._quiet[kind] += 1
                 if self._quiet[kind] >= _QUIET:
                     del self._quiet[kind]
+
+
+def _judged(kind: str, detector: Detector, history: History) -> Finding | None:
+    """Return what a detector finds, under the name that it has in `health`.
+
+    Raises:
+        LrflowError: it returns something else.
+    """
+    finding = detector.judge(history)
+    if finding is None:
+        return None
+    if not isinstance(finding, Finding):
+        raise LrflowError(
+            f"health.{kind}: {type(detector).__name__}.judge returned {finding!r}; expected a Finding, or None"
+        )
+    return finding if finding.kind == kind else replace(finding, kind=kind)
 
 
 class Detection(Monitor):

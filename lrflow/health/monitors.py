@@ -68,7 +68,7 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
         raise ConfigError(problems)
     if detectors:
         detection = Detection(Watch(facts_of(config, run.plan), detectors), config.health.action)
-        detection.begin("detection", run)
+        detection.begin("", run)  # any other name may be that of a monitor in `health`
         built.append(detection)
     return built
 

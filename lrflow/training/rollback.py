@@ -69,6 +69,7 @@ class Rollback(Callback):
         self._saved_names: list[str] = []  # of the ring of the checkpoint that the run is resumed from
         self._requests: list[Request] = []
         self._is_due = self._begun = False
+        self._resumed_at = 0  # the step at which this process began
 
     # Snapshots
 
@@ -125,7 +126,7 @@ class Rollback(Callback):
         """Start with the first state of a run, the snapshots of the one that is resumed, or after a rollback."""
         if self._begun:
             return self._apply(trainer)
-        self._begun = True
+        self._begun, self._resumed_at = True, trainer.global_step
         if self._source is not None:
             self._ring = [*filter(None, map(self._read, self._saved_names))] or [*filter(None, [self._resumed()])]
         elif (before := trainer.fit_loop.first_random_state) is not None:  # type: ignore[attr-defined]
@@ -273,7 +274,7 @@ class Rollback(Callback):
         if self._folder is None:
             return
         try:
-            _keep_rows(self._folder, len(self.recoveries), recovery.to)
+            _keep_rows(self._folder, len(self.recoveries), recovery.to, self._resumed_at)
         except (OSError, ValueError) as error:  # a full disk, or a file of metrics that is damaged
             log.warning("%s: the rows of a rollback could not be kept: %s", self._folder.path, error)
 
@@ -315,11 +316,29 @@ class Rollback(Callback):
         self.policy.load_state_dict(state_dict["policy"])
 
 
-def _keep_rows(folder: RunFolder, number: int, step: int) -> None:
-    """Copy the rows of metrics.csv that a rollback replaces, those of `step` and later; `number` is its own, from 1."""
-    if not folder.metrics.exists():
-        return
-    header, *lines = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [line for line in lines if (cell := line.partition(",")[0]).isdecimal() and int(cell) >= step]
-    (folder.path / ROLLBACKS).mkdir(exist_ok=True)
-    write_whole(folder.path / ROLLBACKS / f"{number}.csv", "".join([header, *rows]))
+def _keep_rows(folder: RunFolder, number: int, step: int, resumed_at: int) -> None:
+    """Copy the rows of metrics.csv that a rollback replaces, those of `step` and later.
+
+    A process that was killed after the same rollback has already replaced rows before the step at which this one began,
+    so they are those that it kept.
+
+    Args:
+        folder: of the run.
+        number: of the rollback, from 1.
+        step: the step to which the run returns.
+        resumed_at: the step at which this process began.
+    """
+    path = folder.path / ROLLBACKS / f"{number}.csv"
+    header, rows = _rows_of(folder.metrics)
+    known, earlier = _rows_of(path)
+    if known == header:
+        rows = [row for row in earlier if row[0] < resumed_at] + [row for row in rows if row[0] >= resumed_at]
+    if header:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, "".join([header, *(line for at, line in rows if at >= step)]))
+
+
+def _rows_of(path: Path) -> tuple[str, list[tuple[int, str]]]:
+    """Return the header and the rows of a table, each with its step; without both if there is no such file."""
+    header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else [""]
+    return header, [(int(cell), line) for line in lines if (cell := line.partition(",")[0]).isdecimal()]

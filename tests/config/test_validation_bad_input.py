@@ -21,6 +21,18 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     "no sweep": (["optimizer.lr=0.1,0.2"], {"optimizer.lr": "add -m"}),
     "no list": (["optimizer.betas=0.9,0.99"], {"optimizer.betas": "write a list as optimizer.betas=[0.9,0.99]"}),
     "Hydra's own key": (["hydra.foo=1"], {"hydra.foo": "Hydra has no such key"}),
+    "settings of detectors": (
+        ["health.overfitting.patience=0", "health.diverging.growth=-1", "health.data_stall.share=40"],
+        {
+            "health.overfitting.patience": "expected a whole number above 0",
+            "health.diverging.growth": "expected a number above 0",
+            "health.data_stall.share": "expected a number above 0 and at most 1",
+        },
+    ),
+    "a detector whose findings no earlier state helps against": (
+        ["health.too_low.action=recover"],
+        {"health.too_low.action": "expected one of watch, stop, ignore, or null"},
+    ),
     # keys
     "misspelt key": (["optimizer.lrr=1"], {"optimizer.lrr": "did you mean optimizer.lr?"}),
     "misspelt key of a section": (["trainer.max_epoch=1"], {"trainer.max_epoch": "did you mean trainer.max_epochs?"}),

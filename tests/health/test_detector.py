@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from lrflow.errors import LrflowError
 from lrflow.health import Detector, Facts, Finding, History
 from lrflow.health.detector import Detection, Watch
 from lrflow.health.diverging import Diverging
@@ -109,3 +111,23 @@ def test_response(
 ) -> None:
     monkeypatch.setattr(Above, "acts", acts)
     assert Above(own).response(default) == expected  # type: ignore[arg-type]
+
+
+class Returns(Detector):
+    """Returns what it is given; it calls no `__init__` of the base class."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def judge(self, history: History) -> Any:
+        return self.found
+
+
+def test_a_detector_of_the_user_s_own_is_held_to_what_it_promises() -> None:
+    watch = Watch(Facts(1000), {"mine": Returns(Finding("theirs", 1, 1, "it is so"))})
+    (found,) = watch.extend(block([0.0] * 50))
+    assert (found.kind, watch.detectors["mine"].response("stop")) == ("mine", "watch")
+    with pytest.raises(LrflowError, match=r"health.mine: Returns.judge returned True; expected a Finding, or None"):
+        list(Watch(Facts(1000), {"mine": Returns(True)}).extend(block([0.0] * 50)))
+    with pytest.raises(ValueError, match="action: expected one of watch, stop, recover, ignore, got 'explode'"):
+        Above("explode")  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from lrflow.training import Block
 from lrflow.training.monitor import Monitor
 from lrflow.training.recovery import Changes, Recovery, Request
 from lrflow.training.resume import Resumed
-from lrflow.training.rollback import Rollback
+from lrflow.training.rollback import Rollback, _keep_rows
 
 
 class Unchanged:
@@ -114,6 +114,19 @@ def test_the_rows_of_the_abandoned_steps_are_kept(train: Any, tmp_path: Path) ->
 def test_rows_that_cannot_be_read_end_no_run(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(content)
     Rollback(Unchanged(), 1, folder=RunFolder(tmp_path))._keep_rows(Recovery(7, 5, 3, 1.0, 0, "a test"))
+
+
+def test_rows_that_a_killed_process_replaced_are_those_that_it_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("step,loss\n" + "".join(f"{step},1\n" for step in range(12)))
+    _keep_rows(folder, 1, 6, 0)
+    kept = (tmp_path / "rollbacks" / "1.csv").read_text()
+    assert kept == "step,loss\n" + "".join(f"{step},1\n" for step in range(6, 12))
+    # It wrote rows 6 to 8 anew, was killed, and is resumed from step 10.
+    again = [(step, 1 if step < 6 or step >= 10 else 2) for step in (*range(9), 10, 11)]
+    folder.metrics.write_text("step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in again))
+    _keep_rows(folder, 1, 6, 10)
+    assert (tmp_path / "rollbacks" / "1.csv").read_text() == kept
 
 
 def test_a_run_rolls_back_only_so_often(train: Any, tmp_path: Path) -> None:
