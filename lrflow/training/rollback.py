@@ -69,6 +69,7 @@ class Rollback(Callback):
         self._saved_names: list[str] = []  # of the ring of the checkpoint that the run is resumed from
         self._requests: list[Request] = []
         self._is_due = self._begun = False
+        self._unnamed: list[Snapshot] = []  # those that were written and that no checkpoint names yet
         self._resumed_at = 0  # the step at which this process began
 
     # Snapshots
@@ -99,7 +100,10 @@ class Rollback(Callback):
         return trainer._checkpoint_connector.dump_checkpoint()
 
     def write(self) -> None:
-        """Write the snapshots that have no file yet, before the checkpoint is written that names them."""
+        """Write the snapshots that have no file yet, before the checkpoint is written that names them.
+
+        On a full disk a checkpoint is worth more: what was written since the last one is deleted again.
+        """
         if self._folder is None:
             return
         for snapshot in self._ring:
@@ -109,11 +113,16 @@ class Rollback(Callback):
                     AtomicCheckpointIO().save_checkpoint(snapshot.content, path)
                 except OSError as error:
                     log.warning("%s: could not be written: %s; it is only in memory", path, error.strerror)
-                else:
-                    snapshot.is_written = True
+                    for one in self._unnamed:
+                        (path.parent / one.name).unlink(missing_ok=True)
+                        one.is_written = False
+                    return self._unnamed.clear()
+                snapshot.is_written = True
+                self._unnamed.append(snapshot)
 
     def clean_up(self) -> None:
         """Delete the files of snapshots that the checkpoint which was just written does not name."""
+        self._unnamed.clear()
         if self._folder is None or not snapshots_of(self._folder).is_dir():
             return
         names = {snapshot.name for snapshot in self._ring}

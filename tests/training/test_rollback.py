@@ -20,10 +20,11 @@ from lrflow.layers import Rule
 from lrflow.plan.averaging import Averaging
 from lrflow.runs import RunFolder
 from lrflow.training import Block
+from lrflow.training.checkpoint_file import AtomicCheckpointIO
 from lrflow.training.monitor import Monitor
 from lrflow.training.recovery import Changes, Recovery, Request
 from lrflow.training.resume import Resumed
-from lrflow.training.rollback import Rollback, _keep_rows
+from lrflow.training.rollback import Rollback, Snapshot, _keep_rows
 
 
 class Unchanged:
@@ -127,6 +128,26 @@ def test_rows_that_a_killed_process_replaced_are_those_that_it_kept(tmp_path: Pa
     folder.metrics.write_text("step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in again))
     _keep_rows(folder, 1, 6, 10)
     assert (tmp_path / "rollbacks" / "1.csv").read_text() == kept
+
+
+def test_snapshots_leave_a_full_disk_to_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = Rollback(Unchanged(), 1, folder=RunFolder(tmp_path))
+
+    def save(self: Any, content: Any, path: Path) -> None:
+        if "8" in path.name:
+            raise OSError(28, "No space left on device")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
+    names = [f"rollbacks-0-step-000000{step}.ckpt" for step in (0, 4, 8)]
+    for count in (1, 2, 3):  # a checkpoint is written after the first one, and fails after the second
+        back._ring += [Snapshot(names[count - 1], {})]
+        back.write()
+        if count == 1:
+            back.clean_up()
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == names[:1]
+    assert [one.is_written for one in back._ring] == [True, False, False]
 
 
 def test_a_run_rolls_back_only_so_often(train: Any, tmp_path: Path) -> None:
