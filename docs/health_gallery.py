@@ -99,6 +99,17 @@ CASES = (
         "optimizer.lr=0.001",
         "At the LR that the finding names, the model learns",
     ),
+    Case(
+        "overfitting",
+        "The model overfits",
+        "150 digits, some with wrong labels: the network learns them by heart, and its validation loss rises.",
+        "data=custom data._target_=benchmarks.health.data.Digits data.illness=noisy data.count=150"
+        " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
+        " model.dropout=0 optimizer=adamw trainer.max_steps=600 trainer.val_every=5%",
+        "health.overfitting.action=stop",
+        "The run ends once the validation loss has risen for three validations, and its best checkpoint is kept",
+        validation=True,
+    ),
 )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrflow.health.history import FIRST, WINDOW, Bins, History
+from lrflow.health.history import WINDOW, Bins, History
 
 _LEAST = 10  # steps of a level
+_UNTRAINED = 8  # most steps of a warmup whose losses are those of the untrained model
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Course:
         finite = recent[np.isfinite(recent)]
         low, high = np.quantile(finite, [0.25, 0.75]) if len(finite) else (np.inf, np.inf)
         first = history.first[np.isfinite(history.first)]
-        first = first[: min(max(1, history.facts.warmup // 10), FIRST)]
+        first = first[: min(max(1, history.facts.warmup // 10), _UNTRAINED)]
         untrained = float(min(first[0], np.median(first)))
         best = float(min(levels.min(), untrained))
         peak = float(np.minimum(levels[1:], levels[:-1]).max(initial=-np.inf))

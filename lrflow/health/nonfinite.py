@@ -21,8 +21,8 @@ from lrflow.training.monitor import Monitor
 log = logging.getLogger("lrflow")
 
 _DATA = "it was so from the first step: look for NaN or infinite values in the data"
-_REMEDY = "a tenth of it, a longer warmup or clip=norm"
-_LR = f"the LR is likely too high, or a batch holds NaN: try {_REMEDY}"
+_LR = "the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup, clip=norm or health=recover"
+_REMEDY = "health=recover, or a tenth of optimizer.lr"
 
 
 class NonFinite(Monitor):
@@ -100,10 +100,8 @@ class NonFinite(Monitor):
 
     def _record(self, trainer: pl.Trainer, step: int, what: str, evidence: dict[str, float], remedy: str) -> None:
         if run := getattr(self, "run", None):
-            finding = Finding(
-                self.name, step + 1, step, what, evidence, 1.0, remedy.replace("of it", "of optimizer.lr")
-            )
-            run.findings.record(trainer, finding)
+            remedy = "" if getattr(trainer, "rollback", None) else remedy
+            run.findings.record(trainer, Finding(self.name, step + 1, step, what, evidence, 1.0, remedy))
 
     def _rolls_back(self, trainer: pl.Trainer, step: int, what: str) -> bool:
         """Request a rollback if the run can make one, and return whether it can."""

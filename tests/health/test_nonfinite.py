@@ -54,7 +54,7 @@ def test_the_first_step_that_is_not_finite_is_reported(value: float) -> None:
     assert str(caught.value) == (
         f"step 41: the loss is {value}, at LR 0.1\n"
         "    the LR is likely too high, or a batch holds NaN: "
-        "try a tenth of it, a longer warmup or clip=norm"
+        "try a tenth of it, a longer warmup, clip=norm or health=recover"
     )
     assert isinstance(caught.value, LrflowError)
 
@@ -115,7 +115,7 @@ def test_weights_that_are_not_finite(largest: float) -> None:
     assert str(caught.value) == (
         "after 7 steps: the weights are not finite\n"
         "    the LR is likely too high, or a batch holds NaN: "
-        "try a tenth of it, a longer warmup or clip=norm"
+        "try a tenth of it, a longer warmup, clip=norm or health=recover"
     )
     weigh(NonFinite("ignore"), 7, largest)
 
@@ -154,4 +154,4 @@ def test_what_is_not_finite_is_a_finding(action: Action) -> None:
     else:
         (finding,) = recorded
         assert (finding.kind, finding.step, finding.since, finding.message) == ("nonfinite", 42, 41, "the loss is nan")
-        assert finding.remedy.startswith("a tenth of optimizer.lr")
+        assert finding.remedy.startswith("health=recover, or a tenth")
