@@ -103,7 +103,8 @@ CASES = (
         "overfitting",
         "The model overfits",
         "150 digits, some with wrong labels: the network learns them by heart, and its validation loss rises.",
-        "data=custom data._target_=benchmarks.health.data.Digits data.illness=noisy data.count=150"
+        "data=custom data._target_=benchmarks.health.data.Digits data.illness=noisy data.count=500 data.val_size=350"
+        " data.test_size=0 data.batch_size=32 task.test=false"
         " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
         " model.dropout=0 optimizer=adamw trainer.max_steps=600 trainer.val_every=5%",
         "health.overfitting.action=stop",
