@@ -165,12 +165,15 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def same() -> Callable[[Any, Any], bool]:
-    """Tells whether two nests of plain data and tensors are equal, bit for bit."""
+    """Tells whether two nests of plain data, arrays and tensors are equal, bit for bit."""
+    import numpy as np
     import torch
 
     def equal(one: Any, other: Any) -> bool:
         if isinstance(one, torch.Tensor):
             return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        if isinstance(one, np.ndarray):
+            return type(one) is type(other) and one.dtype == other.dtype and one.tobytes() == other.tobytes()
         if isinstance(one, dict):
             return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
         if isinstance(one, list | tuple):

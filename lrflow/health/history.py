@@ -25,6 +25,8 @@ MEASURED = 256
 """Number of last measurements of norms, of validations and of the sharpness that are kept."""
 
 STEP_SERIES = ("loss", "grad_norm", "lr", "seconds", "data_seconds")
+CLOCKS = ("seconds", "data_seconds")
+"""Those of them that a clock gave; a resumed run knows none of the steps before."""
 NORM_SERIES = ("gradient", "weight", "update")
 BIN_SERIES = ("loss", "grad_norm", "lr", "cosine")
 
@@ -222,14 +224,16 @@ class History:
         self.sharpness = [*self.sharpness, (step, top, share)][-MEASURED:]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything but the facts, as plain data and arrays."""
-        bins = {name: dict(vars(one)) for name, one in self.bins.items()}
-        return {**{name: value for name, value in vars(self).items() if name != "facts"}, "bins": bins}
+        """Return everything but the facts and what a clock gave, so that equal runs have equal states."""
+        content = {name: value for name, value in vars(self).items() if name != "facts"}
+        content["recent"] = {name: values for name, values in self.recent.items() if name not in CLOCKS}
+        return {**content, "bins": {name: dict(vars(one)) for name, one in self.bins.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; the groups that it was measured of must be the same."""
         for name, value in state.items():
             setattr(self, name, value)
+        self.recent |= {name: np.zeros(len(self.recent["loss"])) for name in CLOCKS}
         self.bins = {name: Bins(one["width"]) for name, one in state["bins"].items()}
         for name, one in state["bins"].items():
             vars(self.bins[name]).update(one)

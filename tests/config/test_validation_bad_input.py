@@ -63,7 +63,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "group forgotten": (["lr=1"], {"lr": "did you mean optimizer.lr?"}),
     "another group's key": (["optimizer.batch_size=1"], {"optimizer.batch_size": "takes no batch_size"}),
-    "unknown key, nothing near": (["health.zzz=1"], {"health.zzz": "health has nonfinite"}),
+    "unknown key, nothing near": (["health.zzz=1"], {"health.zzz": "health has action, nonfinite"}),
     "not in the signature": (
         ["+optimizer.momentum=0.9"],
         {"optimizer.momentum": "torch.optim.AdamW takes no momentum"},

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from equal_rows import varies
 
 from lrflow.config import compose
 from lrflow.runs import RunFolder, newest_checkpoint
@@ -101,7 +102,7 @@ def dies_after(steps: int) -> dict[str, Any]:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if "time" not in key} for row in csv.DictReader(file)]
+        return [{key: value for key, value in row.items() if not varies(key)} for row in csv.DictReader(file)]
 
 
 def summary(folder: Path) -> dict[str, Any]:

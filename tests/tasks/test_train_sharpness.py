@@ -15,10 +15,10 @@ from lrflow.config import compose
 from lrflow.config.warnings import unused_keys
 from lrflow.errors import ConfigError
 from lrflow.health import Watched
+from lrflow.health.monitors import build_monitors
 from lrflow.health.sharpness import read_sharpness
 from lrflow.schedules import Horizon
 from lrflow.tasks import find, plan, train
-from lrflow.training.monitor import build_monitors
 
 SMALL = ["model=logistic", "optimizer=sgd", "optimizer.lr=2.0", "optimizer.weight_decay=0"]
 
