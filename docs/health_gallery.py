@@ -103,10 +103,10 @@ CASES = (
         "overfitting",
         "The model overfits",
         "150 digits, some with wrong labels: the network learns them by heart, and its validation loss rises.",
-        "data=custom data._target_=benchmarks.health.data.Digits data.illness=noisy data.count=500 data.val_size=350"
-        " data.test_size=0 data.batch_size=32 task.test=false"
+        "data=custom data._target_=benchmarks.health.data.Digits data.illness=noisy"
         " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
-        " model.dropout=0 optimizer=adamw trainer.max_steps=600 trainer.val_every=5%",
+        " data.count=500 data.val_size=350 data.test_size=0 data.batch_size=32 task.test=false"
+        " model.dropout=0 optimizer=adamw trainer.val_every=5%",
         "health.overfitting.action=stop",
         "The run ends once the validation loss has risen for three validations, and its best checkpoint is kept",
         validation=True,
