@@ -217,10 +217,9 @@ def _metrics_of(folder: Path) -> list[tuple[str, int]]:
 
 def end_of(folder: Path) -> dict[str, Any]:
     """Return what is compared of the newest run in a folder."""
-    from equal_rows import varies  # tests/support/equal_rows.py
-
     from lrflow.runs import newest_checkpoint
     from lrflow.training.checkpoint_file import read_checkpoint
+    from lrflow.training.machine import varies
 
     run = max(folder.glob("outputs/*"), key=lambda path: path.name)
     newest = newest_checkpoint(run)

@@ -32,10 +32,11 @@ from typing import Any
 
 import torch
 
+from lrflow.training.machine import varies
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 copies: Any = importlib.import_module("copies")  # tests/support/copies.py
-varies: Any = importlib.import_module("equal_rows").varies
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PHASES = ("start", "setup", "step", "accumulation", "save", "validation", "test")
@@ -44,6 +45,8 @@ import os, time
 from pathlib import Path
 import pytorch_lightning as pl
 import torch
+
+from lrflow.training.machine import varies
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 

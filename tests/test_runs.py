@@ -18,12 +18,12 @@ import copies
 import numpy as np
 import pytest
 import torch
-from equal_rows import varies
 
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.loggers.comet import FOLDER
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder, find_checkpoint
+from lrflow.training.machine import varies
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., copies.Process]

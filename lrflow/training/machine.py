@@ -14,6 +14,14 @@ STEPS, SAMPLES, TOKENS = (f"throughput/{what}_per_second" for what in ("steps", 
 PEAK = "memory/peak_gib"
 """Column of the most memory that the first process has held so far: of its GPU, or of the machine."""
 
+VARYING = ("train/step_time", "train/data_time", "throughput/", "memory/")
+"""Starts of the columns in which equal runs differ: what a clock or the machine gave."""
+
+
+def varies(column: str) -> bool:
+    """Return whether equal runs may differ in a column of metrics.csv."""
+    return column.startswith(VARYING)
+
 
 def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, float]:
     """Return what some steps took, by column: nothing waits for the device.

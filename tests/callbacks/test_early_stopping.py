@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from equal_rows import varies
 
 from lrflow.callbacks import EarlyStopping
 from lrflow.cli import main
@@ -28,6 +27,7 @@ from lrflow.schedules import Horizon
 from lrflow.tasks import train
 from lrflow.tasks.plan import run as run_plan
 from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.machine import varies
 from lrflow.training.resume import Resumed
 
 SHORT = ["model.widths=[8]", "model.dropout=0.2", "trainer=cpu", "trainer.max_steps=40", "trainer.progress=false"]

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from equal_rows import varies
 
 from lrflow import files
 from lrflow.cli import main
@@ -22,6 +21,7 @@ from lrflow.config.saved import config_text
 from lrflow.tasks import train as task
 from lrflow.tasks.find import _with_lr
 from lrflow.training.interrupt import requeue
+from lrflow.training.machine import varies
 
 SHORT = ["data=digits", "model=logistic", "trainer.max_steps=12", "trainer.checkpoint.every=4"]
 SHORT += ["trainer.val_every=6", "trainer.log_every=1", "health.sharpness=null"]

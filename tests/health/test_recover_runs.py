@@ -12,7 +12,8 @@ from typing import Any
 import copies
 import pytest
 import torch
-from equal_rows import varies
+
+from lrflow.training.machine import varies
 
 pytestmark = pytest.mark.slow
 

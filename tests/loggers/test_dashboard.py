@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
-from equal_rows import varies
 
 from lrflow.cli import main
 from lrflow.errors import DivergedError, PrunedError, StoppedError
@@ -29,6 +28,7 @@ from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import train as train_task
 from lrflow.training.findings import Findings
+from lrflow.training.machine import varies
 
 Values = Counter[tuple[int, str, str]]
 """How often each step, name and value was logged; single precision in hexadecimal where a dashboard has no more."""

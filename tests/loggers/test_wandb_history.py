@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from equal_rows import varies
 
 from lrflow.loggers.wandb_history import STEP, WandbHistory, rows_of
+from lrflow.training.machine import varies
 
 
 class Experiment:

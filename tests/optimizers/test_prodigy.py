@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from equal_rows import varies
 from torch import nn
 
 from lrflow.assemble import make_optimizer
@@ -20,6 +19,7 @@ from lrflow.layers import Rule, resolve
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks import plan, train
 from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.machine import varies
 
 pytest.importorskip("prodigyopt")
 

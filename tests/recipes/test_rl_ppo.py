@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from equal_rows import varies
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.tasks import train
+from lrflow.training.machine import varies
 
 pytest.importorskip("gymnasium", reason="the extra rl is not installed")
 import gymnasium as gym

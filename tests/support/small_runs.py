@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from equal_rows import varies
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -38,6 +37,7 @@ from lrflow.training.guard import StepGuard
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import Position, order_loaders
+from lrflow.training.machine import varies
 from lrflow.training.monitor import Monitor, Watched
 from lrflow.training.resume import Resumed
 from lrflow.training.rollback import Rollback

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from equal_rows import varies
 
 from lrflow.cli import main
 from lrflow.runs import RunFolder
+from lrflow.training.machine import varies
 
 SMALL = ["trainer.max_epochs=1", "data.batch_size=256", "trainer.progress=false"]
 

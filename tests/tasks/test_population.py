@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from equal_rows import varies
 
 from lrflow.config import Config, compose
 from lrflow.errors import DivergedError, LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.tasks import evaluate, population, train
+from lrflow.training.machine import varies
 from lrflow.vectorized.eligibility import ineligible_because, population_key
 from lrflow.vectorized.population import Population, UnfitError
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from equal_rows import varies
 
 from lrflow.config import compose
 from lrflow.runs import RunFolder, newest_checkpoint
 from lrflow.tasks import train
 from lrflow.training.best import Best
 from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.machine import varies
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false", "data.batch_size=128"]
 SHORT += ["trainer.checkpoint.every=3 steps", "trainer.val_every=2 steps", "trainer.log_every=2"]

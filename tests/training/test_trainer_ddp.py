@@ -14,10 +14,10 @@ import copies
 import numpy as np
 import pytest
 import torch
-from equal_rows import varies
 
 from lrflow.plan import Plan
 from lrflow.training.checkpoint_file import read_checkpoint
+from lrflow.training.machine import varies
 
 pytestmark = pytest.mark.slow
 

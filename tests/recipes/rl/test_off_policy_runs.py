@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from equal_rows import varies
 
 from lrflow.config import compose
 from lrflow.tasks import train
+from lrflow.training.machine import varies
 
 pytest.importorskip("gymnasium", reason="the extra rl is not installed")
 pytestmark = pytest.mark.usefixtures("undrawn")
