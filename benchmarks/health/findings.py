@@ -14,12 +14,12 @@ from benchmarks.health.problems import Cell
 from benchmarks.health.recorded import Recorded
 from lrflow.config import instantiate, load_config, validate
 from lrflow.config.packages import trust_packages
+from lrflow.finding import Finding
 from lrflow.health.detector import Detector, Watch
 from lrflow.health.history import Facts
 from lrflow.health.monitors import facts_of
 from lrflow.tasks.plan import read_plan
 from lrflow.training.block import Block
-from lrflow.training.findings import Finding
 from lrflow.training.group_norms import GroupNorms
 
 Nodes = Mapping[str, Mapping[str, Any]]
@@ -32,11 +32,11 @@ def default_nodes() -> Nodes:
 
 
 SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "diverging": ("factor", (1.1, 1.5, 2.5)),
+    "diverging": ("growth", (1.1, 1.3, 2.0)),
     "too_high": ("lost", (0.6, 0.8, 0.95)),
     "too_low": ("straightness", (0.15, 0.25, 0.4)),
     "overfitting": ("rise", (0.02, 0.05, 0.1)),
-    "oscillating": ("scatter", (0.04, 0.08, 0.16)),
+    "oscillating": ("scatter", (0.05, 0.1, 0.2)),
 }
 """The argument of each detector that is chosen without a problem to be judged on it, and its values."""
 
@@ -44,7 +44,7 @@ SETTINGS: Mapping[str, tuple[str, tuple[float, ...]]] = {
 def setting_nodes(nodes: Nodes) -> dict[str, dict[str, Any]]:
     """Return each detector with each of its `SETTINGS`, by names such as `diverging 1.5`."""
     return {
-        f"{kind} {value:g}": {**nodes[kind], argument: value}
+        f"{kind} {value:g}": {**nodes[kind], "action": None, argument: value}
         for kind, (argument, values) in SETTINGS.items()
         if kind in nodes
         for value in values
@@ -56,7 +56,7 @@ class Replay:
 
     Args:
         runs: folder of the runs.
-        nodes: the detectors; other monitors among them are left out.
+        nodes: the detectors; other monitors among them, and those that a run ignores, are left out.
     """
 
     def __init__(self, runs: Path, nodes: Nodes | None = None) -> None:
@@ -68,7 +68,7 @@ class Replay:
     def __call__(self, run: Recorded) -> dict[str, int]:
         """Return the step at which each kind was first found."""
         built = {name: instantiate(dict(node), f"health.{name}") for name, node in self._nodes.items()}
-        detectors = {name: one for name, one in built.items() if isinstance(one, Detector)}
+        detectors = {name: one for name, one in built.items() if isinstance(one, Detector) and one.action != "ignore"}
         watch, found = Watch(self.facts(run), detectors), dict[str, int]()
         with np.errstate(all="ignore"):
             for finding in _show(run, watch):

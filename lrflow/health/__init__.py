@@ -1,6 +1,7 @@
 """Monitors of a run's health; each has a config node in `health`."""
 
 from lrflow.errors import DivergedError
+from lrflow.finding import Finding
 from lrflow.health.data_stall import DataStall
 from lrflow.health.dead_group import DeadGroup
 from lrflow.health.detector import Detector
@@ -11,7 +12,6 @@ from lrflow.health.progress import Overfitting, Plateau, TooLow
 from lrflow.health.sharpness import Sharpness
 from lrflow.health.spiking import Spiking, WarmupTooShort
 from lrflow.health.too_high import Oscillating, TooHigh
-from lrflow.training.findings import Finding
 from lrflow.training.monitor import Monitor, Watched
 
 __all__ = [

@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 
 from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.errors import LrflowError
+from lrflow.finding import Finding
 from lrflow.health.history import Facts, History, cut
 from lrflow.training.block import Block
-from lrflow.training.findings import Finding
 from lrflow.training.monitor import Monitor
 
 LOOKS = 100

@@ -8,10 +8,10 @@ import numpy as np
 
 from lrflow.config.run_schema import OwnResponse, Response
 from lrflow.display import number
+from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
-from lrflow.training.findings import Finding
 
 
 class TooHigh(Detector):

@@ -19,8 +19,6 @@ from lrflow.training.trainer import Trainer
 
 log = logging.getLogger("lrflow")
 
-__all__ = ["Finding", "Findings"]
-
 
 class Findings(Callback):
     """Records what the monitors of a run find.
@@ -91,7 +89,7 @@ class Findings(Callback):
             self._write([] if is_known else self.records[-1:], "a")
             for logger in trainer.loggers:
                 if report := getattr(logger, "report_finding", None):
-                    report(finding, (finding.kind, finding.step) in self._earlier)
+                    report(finding, is_known or (finding.kind, finding.step) in self._earlier)
         return True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

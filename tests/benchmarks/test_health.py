@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.health import rules
+from benchmarks.health import findings, rules
 from benchmarks.health.judge import EITHER, Score, leave_one_out, score, truth
 from benchmarks.health.labels import KINDS, Label, label
 from benchmarks.health.problems import PROBLEMS, Cell, Problem
 from benchmarks.health.recorded import Recorded
+from lrflow.config import instantiate
+from lrflow.health import Detector
 
 STEPS = 200
 PROBLEM = Problem("toy", "a toy", True, "", STEPS, -3, 1)
@@ -177,3 +179,10 @@ def test_problems_of_both_halves_have_runs_with_names_of_their_own():
     cells = [cell for problem in PROBLEMS for cell in problem.cells()]
     assert len({cell.place for cell in cells}) == len(cells) >= 120
     assert all(Cell.at(cell.place) == cell for cell in cells)
+
+
+def test_each_setting_is_an_argument_of_its_detector() -> None:
+    nodes = findings.default_nodes()
+    built = {name: instantiate(dict(node)) for name, node in findings.setting_nodes(nodes).items()}
+    assert len(built) == sum(len(values) for _, values in findings.SETTINGS.values())
+    assert all(isinstance(one, Detector) and one.action is None for one in built.values())
