@@ -62,3 +62,14 @@ def test_a_disk_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytes
     Findings(tmp_path).report(cast(Any, Trainer), LOUD)
     assert any("could not be written" in message for message in caplog.messages)
     Findings(tmp_path / "none").report(cast(Any, SimpleNamespace(**vars(Trainer))), LOUD)
+
+
+def test_dashboards_get_to_know_whether_a_finding_was_reported_before(tmp_path: Path) -> None:
+    again: list[bool] = []
+    logger = SimpleNamespace(report_finding=lambda finding, known: again.append(known))
+    trainer = cast(Any, SimpleNamespace(is_global_zero=True, loggers=[logger]))
+    findings = Findings(tmp_path)
+    for _ in range(2):  # as the steps after a rollback may show it again
+        findings.record(trainer, LOUD)
+    assert again == [False, True]
+    assert len(findings.records) == 1
