@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from lrflow.data import is_ordered
 from lrflow.display import COLOURS, INK, number, plain_axes, save_figure
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.history import History, read_history
 from lrflow.loggers.loggers import log_rows
 from lrflow.optimizers.traits import traits_of
 from lrflow.schedules import Duration
@@ -259,39 +259,24 @@ class SharpnessRecord:
 
 
 def read_sharpness(folder: Path) -> SharpnessRecord | None:
-    """Read the sharpness from the metrics.csv of a run folder; None if nothing was measured, or the file is broken."""
-    try:
-        return _read_sharpness(folder)
-    except (ValueError, csv.Error) as error:  # text that is not UTF-8 is a ValueError
-        log.warning("%s: cannot be read: %s", folder / "metrics.csv", error)
-        return None
+    """Read the sharpness from the metrics.csv of a run folder; None if nothing was measured."""
+    found = read_history(folder / "metrics.csv", lambda name: name in COLUMNS or name.startswith("lr/"))
+    return sharpness_in(found)
 
 
-def _read_sharpness(folder: Path) -> SharpnessRecord | None:
-    measured: list[tuple[int, float, float]] = []
-    rates: list[tuple[int, float]] = []
-    if not (folder / "metrics.csv").exists():
+def sharpness_in(history: History) -> SharpnessRecord | None:
+    """Return the sharpness in the history of a run; None if nothing was measured, or no curvature was finite."""
+    top, share = (history[name] for name in COLUMNS)
+    rates = [history[f"lr/{name}"] for name in history.groups("lr")]
+    steps, places, others = np.intersect1d(top.steps, share.steps, return_indices=True)
+    tops, shares = top.values[places], share.values[others]
+    finite = np.isfinite(tops) & np.isfinite(shares)
+    if not finite.any() or not rates:
         return None
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        if not {*COLUMNS} <= {*header}:
-            return None
-        top, share = (header.index(name) for name in COLUMNS)
-        groups = [index for index, name in enumerate(header) if name.startswith("lr/")]
-        for row in rows:
-            if len(row) < len(header):
-                continue  # the torn last line of a run that was killed
-            if row[top]:
-                measured.append((int(row[0]), float(row[top]), float(row[share])))
-            if used := [float(row[index]) for index in groups if row[index]]:
-                rates.append((int(row[0]), max(used)))
-    finite = [row for row in measured if np.isfinite(row[1:]).all()]
-    if not finite or not rates:
-        return None
-    steps, tops, shares = (np.array(column) for column in zip(*finite, strict=True))
-    lr_steps, lr = (np.array(column) for column in zip(*rates, strict=True))
-    return SharpnessRecord(steps, tops, shares, lr_steps, lr)
+    lr_steps, place = np.unique(np.concatenate([rate.steps for rate in rates]), return_inverse=True)
+    lr = np.full(len(lr_steps), -np.inf)
+    np.maximum.at(lr, place, np.concatenate([rate.values for rate in rates]))
+    return SharpnessRecord(steps[finite], tops[finite], shares[finite], lr_steps, lr)
 
 
 def plot_sharpness(folder: Path) -> Path | None:

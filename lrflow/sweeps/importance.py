@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lrflow.history import Series
 from lrflow.metric import TRAIN_LOSS
 from lrflow.sweeps.repeats import repeats
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
@@ -81,11 +82,10 @@ def learning_curves(sweep: SweepResults) -> tuple[str, list[LearningCurve]]:
     """
     ranked = sorted(sweep.runs, key=lambda trial: (np.isnan(sweep.cost(trial)), sweep.cost(trial)))[:MAX_CURVES]
     histories = [(trial, trial.history(sweep.metric, TRAIN_LOSS)) for trial in ranked]
-    longest = max((len(metric[0]) for _, (metric, _) in histories), default=0)
-    has_loss = any(loss[0] for _, (_, loss) in histories)
-    column = 0 if longest >= MIN_VALIDATIONS or not has_loss else 1
-    curves = [_curve(trial, *columns[column]) for trial, columns in histories if columns[column][0]]
-    return (sweep.metric, TRAIN_LOSS)[column], curves
+    longest = max((len(history[sweep.metric]) for _, history in histories), default=0)
+    has_loss = any(TRAIN_LOSS in history for _, history in histories)
+    column = sweep.metric if longest >= MIN_VALIDATIONS or not has_loss else TRAIN_LOSS
+    return column, [_curve(trial, history[column]) for trial, history in histories if column in history]
 
 
 def _fanova(columns: dict[str, list[Value]], costs: np.ndarray) -> dict[str, float]:
@@ -138,11 +138,6 @@ def _positions(column: Sequence[Value]) -> np.ndarray:
     return np.log10(values) if values.min() > 0 and values.max() / values.min() > 10 else values
 
 
-def _curve(trial: TrialResult, steps: Sequence[int], values: Sequence[float]) -> LearningCurve:
-    known = np.isfinite(values)
-    count = max(1, min(MAX_POINTS, int(known.sum())))
-    means = [
-        tuple(float(part.mean()) for part in np.array_split(np.asarray(column, float)[known], count) if part.size)
-        for column in (steps, values)
-    ]
-    return LearningCurve(trial, means[0], means[1])
+def _curve(trial: TrialResult, series: Series) -> LearningCurve:
+    means = series.smoothed(MAX_POINTS)
+    return LearningCurve(trial, tuple(means.steps.tolist()), tuple(means.values.tolist()))

@@ -17,6 +17,7 @@ from lrflow.config.literal import in_shell
 from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
 from lrflow.finding import kinds_of, read_findings
+from lrflow.history import History, read_history
 from lrflow.metric import TRAIN_LOSS, Metric, is_test
 from lrflow.runs import RunFolder
 from lrflow.sweeps.repeats import Spread
@@ -95,32 +96,14 @@ class TrialResult:
 
     def first_loss(self) -> float | None:
         """Return the training loss before the first step; None: it was not recorded, or is not finite."""
-        try:
-            with RunFolder(self.folder).metrics.open(newline="", encoding="utf-8") as file:
-                first = next(csv.DictReader(file), {})
-        except (OSError, ValueError, csv.Error):
+        loss = read_history(RunFolder(self.folder).metrics, TRAIN_LOSS.__eq__, rows=1)[TRAIN_LOSS]
+        if not len(loss) or loss.steps[0] != 0 or not math.isfinite(loss.values[0]):
             return None
-        loss = number_or_none(first.get(TRAIN_LOSS)) if first.get("step") == "0" else None
-        return loss if loss is not None and math.isfinite(loss) else None
+        return float(loss.values[0])
 
-    def history(self, *columns: str) -> list[tuple[list[int], list[float]]]:
-        """Return the steps and values of columns of `metrics.csv`; empty for a column without values."""
-        found: list[tuple[list[int], list[float]]] = [([], []) for _ in columns]
-        try:
-            with RunFolder(self.folder).metrics.open(newline="", encoding="utf-8") as file:
-                rows = csv.reader(file)
-                header = next(rows, [])
-                places = [
-                    (header.index(name), into) for name, into in zip(columns, found, strict=True) if name in header
-                ]
-                for row in rows:
-                    for place, (steps, values) in places:
-                        if len(row) > place and row[place]:
-                            values.append(float(row[place]))
-                            steps.append(int(row[0]))
-        except (OSError, ValueError, csv.Error):
-            pass  # the last row of a killed run may be incomplete
-        return found
+    def history(self, *columns: str) -> History:
+        """Return these columns of its metrics.csv."""
+        return read_history(RunFolder(self.folder).metrics, lambda name: name in columns)
 
 
 def number_or_none(value: object) -> float | None:
