@@ -101,8 +101,8 @@ def check_optimizer(
     if traits.whole_matrices:
         yield from _unsharded(config, "orthogonalises whole matrices")
     if traits.saved_by:
-        message = "keeps Python objects in its state, so its checkpoints could not be loaded"
-        hint = f"use {traits.saved_by}, which saves its state as tensors"
+        message = "has state that checkpoints do not hold, so no run could be resumed exactly"
+        hint = f"use {traits.saved_by}, which saves all of its state"
         yield Problem(f"{key}._target_", message, optimizer.target, hint)
     if traits.nesterov_needs_momentum and optimizer.nesterov:
         # A subclass that passes `**options` on may have another default, which no signature shows.

@@ -312,7 +312,7 @@ class Signals(Section):
     """Interval between measurements of the norms of gradients, weights and updates; None: never."""
     half_batches: f.Interval | None = None
     """Interval between measurements of the gradient noise by half of a batch, if a step has only one; None: never."""
-    machine: bool = False
+    machine: f.Switch = False
     """Whether to log throughput, the time that steps wait for data, and memory."""
 
 

@@ -24,9 +24,9 @@ from lrflow.imports import alias_lightning, original_name
 from lrflow.optimizers.traits import Traits, package_of, traits_named, traits_of
 
 ROOMS = (
-    "lrflow.schedules", "lrflow.layers", "lrflow.optimizers", "lrflow.optimizers.shampoo", "lrflow.feedback",
-    "lrflow.health", "lrflow.callbacks", "lrflow.models", "lrflow.huggingface", "lrflow.data", "lrflow.augment",
-    "lrflow.clip",
+    "lrflow.schedules", "lrflow.layers", "lrflow.optimizers", "lrflow.optimizers.shampoo", "lrflow.optimizers.spam",
+    "lrflow.feedback", "lrflow.health", "lrflow.callbacks", "lrflow.models", "lrflow.huggingface", "lrflow.data",
+    "lrflow.augment", "lrflow.clip",
     "torch.utils.data",
     "pytorch_lightning.loggers", "pytorch_lightning.callbacks", "pytorch_lightning.strategies",
     "pytorch_lightning.profilers", "pytorch_lightning.plugins", "torchmetrics",

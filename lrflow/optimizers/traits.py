@@ -58,13 +58,13 @@ class Traits:
         second_order: it differentiates gradients, which must keep their graph.
         modes: its training weights differ from its evaluation weights; `train()` and `eval()` switch.
         estimates_lr: it estimates the LR, one for all parameters; `lr` multiplies the estimate and is 1.
+        factor: the entry of its groups by which it multiplies the LR of the next step, such as that estimate.
         first_lr_only: it reads the LR only at its first step, and adapts its step sizes itself afterwards.
         own_warmup: the name of its argument for a warmup of its own, on top of the schedule's.
         whole_matrices: an update needs whole matrices, which cannot be sharded.
         compilable: `torch.compile` speeds up its step and does not change the result. A step that counts in Python
             would be compiled again each time.
-        saved_by: its state holds Python objects, which checkpoints cannot hold: the name of a class that computes the
-            same and saves tensors.
+        saved_by: checkpoints do not hold all of its state: the name of a class that computes the same and saves it.
         nesterov_needs_momentum: it raises for `nesterov` if momentum is 0 or damped.
         swallows: it accepts any keyword but reads only these; others would have no effect.
         ranges: allowed values of its arguments, if others would crash or train nothing.
@@ -88,6 +88,7 @@ class Traits:
     second_order: bool = False
     modes: bool = False
     estimates_lr: bool = False
+    factor: str | None = None
     first_lr_only: bool = False
     own_warmup: str | None = None
     whole_matrices: bool = False
@@ -130,6 +131,13 @@ _BLOCKS: dict[str, Range] = {
 _BLOCK_STATE: dict[str, Any] = {"state_sizes": ("block_size",), "defaults": {"block_size": 512}}
 _NEWTON_SCHULZ: dict[str, Range] = {"ns_steps": "count"}
 _AVERAGE: dict[str, Range] = {"t0": "not_negative", "lambd": "not_negative", "alpha": "not_negative"}
+_RESETS: dict[str, Range] = {"update_proj_gap": "count"}
+_SPAM: dict[str, Range] = {
+    "warmup_epoch": "not_negative",
+    "threshold": "not_negative",
+    "grad_accu_steps": "not_negative",
+}
+_STABLE: dict[str, Range] = {"gamma1": "below_one", "gamma2": "below_one", "theta": "below_one"}
 _SWALLOWED = ("adam_debias", "adanorm", "adanorm_r", "cautious", "stable_adamw", "use_gc")
 _ADAM = Traits(
     update="adam", mup="adam", bound="adam", state="adam", decoupling="decoupled_weight_decay",
@@ -181,14 +189,23 @@ _RECORDS = {
         package="pytorch_optimizer", compilable=False, decoupling="decoupled_weight_decay", ranges=_BLOCKS,
         swallows=_SWALLOWED, **_BLOCK_STATE,
     ),
+    "lrflow.optimizers.SPAM": Traits(
+        package="pytorch_optimizer", compilable=False, mup="adam", decoupled=True, factor="factor",
+        ranges=_RESETS | _SPAM,
+    ),
+    "lrflow.optimizers.StableSPAM": Traits(
+        package="pytorch_optimizer", compilable=False, mup="adam", decoupled=True, ranges=_RESETS | _STABLE
+    ),
     "schedulefree.SGDScheduleFree": Traits(mup="sgd", modes=True, own_warmup="warmup_steps", decoupled=True),
     "schedulefree.AdamWScheduleFree": Traits(mup="adam", modes=True, own_warmup="warmup_steps", decoupled=True),
     "schedulefree.RAdamScheduleFree": Traits(mup="adam", modes=True, decoupled=True),
     "prodigyopt.Prodigy": Traits(
-        estimates_lr=True, decoupled=True, decoupling="decouple",
+        estimates_lr=True, factor="d", decoupled=True, decoupling="decouple",
         ranges=_ESTIMATE | {"d_coef": "positive", "slice_p": "count"},
     ),
-    "pytorch_optimizer.DAdaptAdam": Traits(estimates_lr=True, decoupling="weight_decouple", ranges=_ESTIMATE),
+    "pytorch_optimizer.DAdaptAdam": Traits(
+        estimates_lr=True, factor="d", decoupling="weight_decouple", ranges=_ESTIMATE
+    ),
     "pytorch_optimizer.AdaHessian": _ADAHESSIAN,
     "pytorch_optimizer.SophiaH": _ADAHESSIAN,
     "pytorch_optimizer.ScalableShampoo": Traits(
@@ -202,6 +219,8 @@ _RECORDS = {
     "pytorch_optimizer.ADOPT": Traits(decoupling="weight_decouple"),
     "pytorch_optimizer.MARS": Traits(decoupled=True, decoupling="weight_decouple"),
     "pytorch_optimizer.StableAdamW": Traits(mup="adam", decoupled=True, decoupling="weight_decouple"),
+    "pytorch_optimizer.SPAM": Traits(saved_by="lrflow.optimizers.spam.SPAM", mup="adam", decoupled=True),
+    "pytorch_optimizer.StableSPAM": Traits(saved_by="lrflow.optimizers.spam.StableSPAM", mup="adam", decoupled=True),
     "pytorch_optimizer.Lamb": Traits(decoupled=True, decoupling="weight_decouple"),
     "pytorch_optimizer.LARS": Traits(),
 }  # fmt: skip
@@ -285,7 +304,7 @@ def _inspected(made: Callable[..., Any], traits: Traits) -> Traits:
         changes["modes"] = True
     arguments = _parameters(own.get("__init__") if isinstance(made, type) else made)
     if "d0" in arguments:  # the initial estimate
-        changes["estimates_lr"] = True
+        changes |= {"estimates_lr": True, "factor": "d"}
     if "warmup_steps" in arguments and (changes.get("modes") or traits.modes):
         changes["own_warmup"] = "warmup_steps"
     return replace(traits, **changes)

@@ -30,8 +30,8 @@ class Block:
         data_seconds: the part of it for which the process waited for data; [n], float64. None: it is not measured.
         planned: the plan's LR; [n, groups], float64.
         actual: the LR the optimizer used; [n, groups], float64.
-        estimate: the factor of the LR from an optimizer that estimates its LR, NaN for groups of other optimizers;
-            [n, groups], float64. None if no optimizer estimates its LR.
+        estimate: the factor of the LR from an optimizer that has one, such as an estimate of the LR, NaN for groups of
+            other optimizers; [n, groups], float64. None if no optimizer has one.
         settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
         norms: norms of each group at some of the steps; None: they are not measured.
         noise: estimates of the gradient noise at some of the steps; None: there are none.

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lrflow.errors import LrflowError
 from lrflow.loggers.loggers import log_rows
 from lrflow.optimizers.routed import member_optimizers
+from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.plan.lr_scheduler import read_setting
 from lrflow.plan.table import setting_columns
@@ -36,8 +37,8 @@ class Signals(Callback, FollowsPlan):
     `on_block` of callbacks that have one, such as each `Monitor`. The loggers get one row per step: `train/loss`,
     `train/grad_norm`, `train/step_time`, for each group `lr/NAME` (used by the optimizer) and `lr_planned/NAME`, and
     with a guard `clip/factor`. Other scheduled settings are logged as `momentum/NAME`, `weight_decay/NAME` and the
-    like. If the optimizer estimates its LR (Prodigy, D-adaptation: `d` in its groups), the estimate is
-    `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
+    like. If the optimizer multiplies the LR by a factor of its own (the estimate of Prodigy and D-adaptation, SPAM's
+    warmup after a reset), the factor is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
 
     Args:
         plan: the plan of the run.
@@ -97,9 +98,12 @@ class Signals(Callback, FollowsPlan):
             if setting.name == name
         ]
         self._settings: list[list[float]] = []
-        self._estimates: list[list[Any]] | None = [] if any("d" in group for group in groups) else None
+        members = member_optimizers(self._optimizer).values()
+        keys = [(traits_of(type(one)).factor, group) for one in members for group in one.param_groups]
+        self._factor_keys = [key if key in group else None for key, group in keys]
+        self._estimates: list[list[Any]] | None = [] if any(self._factor_keys) else None
         if self._estimates is not None:
-            names = [name for name in self._plan.names if "d" in groups[group_of[name]]]
+            names = [name for name in self._plan.names if self._factor_keys[group_of[name]]]
             self._columns = [
                 *self._always,
                 *(f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names),
@@ -205,7 +209,8 @@ class Signals(Callback, FollowsPlan):
             self._settings.append([float(read_setting(group, setting)) for group, setting in self._setting_places])
         if self._estimates is not None:
             del self._estimates[self._count :]
-            estimates = (group.get("d", math.nan) for group in self._groups)
+            keys = zip(self._groups, self._factor_keys, strict=True)
+            estimates = (group[key] if key else math.nan for group, key in keys)
             self._estimates.append([d.clone() if isinstance(d, torch.Tensor) else d for d in estimates])
 
     def on_train_batch_end(

@@ -17,6 +17,7 @@ from lrflow.health.advice import advise
 from lrflow.layers import Group, Rule, resolve
 from lrflow.optimizers import ASGD
 from lrflow.tasks.plan import compile_plan
+from lrflow.training.configure_optimizers import regroup
 
 LR, STEPS = 0.01, 6
 DRAW = np.random.default_rng(0)
@@ -96,11 +97,95 @@ def test_stable_adamw() -> None:
     assert clipped >= 3
 
 
+def continued(option: str, overrides: dict[str, Any], steps: int, spike: int) -> tuple[np.ndarray, list[Any]]:
+    """Return a weight after steps under a moving LR, with the gradients; halfway, another optimizer takes over.
+
+    It gets the state by way of other groups, which keep only what is in the state of parameters and in groups.
+    """
+    pytest.importorskip("pytorch_optimizer")
+    weight, given = nn.Parameter(torch.tensor(START)), []
+    config = compose([f"optimizer={option}", *(f"optimizer.{key}={value}" for key, value in overrides.items())])
+
+    def make() -> torch.optim.Optimizer:
+        decay = config.optimizer.node()["weight_decay"]
+        return make_optimizer(config, [Group("all", (("weight", weight),), LR, 1.0, decay)], torch.device("cpu"))
+
+    optimizer = make()
+    for step in range(1, steps + 1):
+        if step == steps // 2:
+            state = regroup(optimizer.state_dict(), [["weight"]], [["weight"]])
+            optimizer = make()
+            optimizer.load_state_dict(state)
+        gradient = GRADIENTS[step % STEPS] * (500 if step == spike else 1)
+        lr = optimizer.param_groups[0]["lr"] = LR * (1 - step / 40)
+        given.append((lr, gradient, optimizer.param_groups[0].get("factor", 1.0)))
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    return weight.detach().numpy(), given
+
+
+def test_spam() -> None:
+    """Huang et al., 2025, algorithm 1: the factor of a step is in its group before the step."""
+    beta1, beta2, eps, decay, gap, warmup, limit = 0.9, 0.999, 1e-6, 0.05, 7, 4, 50
+    settings = {"update_proj_gap": gap, "warmup_epoch": warmup, "grad_accu_steps": 2, "threshold": limit}
+    found, given = continued("spam", settings, 24, spike=20)
+    weight, mean, square, factors = START, np.zeros_like(START), np.zeros_like(START), []
+    for step, (lr, gradient, _) in enumerate(given, start=1):
+        since = step % gap
+        if since == 0:
+            mean, square = np.zeros_like(START), np.zeros_like(START)
+        if since >= 2:
+            spikes = gradient**2 > limit * square
+            assert spikes.all() == (step == 20)
+            gradient = np.where(spikes, np.sign(gradient) * np.sqrt(limit * square), gradient)
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        rising = step >= gap and since < warmup
+        factors.append(1 - 0.99 * (1 + np.cos(np.pi * (since + 1) / (warmup + 1))) / 2 if rising else 1.0)
+        first, second = mean / (1 - beta1**step), square / (1 - beta2**step)
+        weight = weight - factors[-1] * lr * first / (np.sqrt(second) + eps / np.sqrt(1 - beta2**step))
+        weight = weight * (1 - lr * decay)
+    np.testing.assert_allclose(found, weight)
+    np.testing.assert_allclose([factor for *_, factor in given], factors)
+
+
+def test_stable_spam() -> None:
+    """Huang et al., 2025 (arXiv 2502.17055), algorithm 1; no step is multiplied by anything else than the LR."""
+    beta1, beta2, eps, decay, gap = 0.9, 0.999, 1e-8, 0.05, 7
+    gamma1, gamma2, theta = 0.7, 0.9, 0.999
+    found, given = continued("stable_spam", {"update_proj_gap": gap}, 24, spike=20)
+    weight, mean, square, largest, norm, norm_square, count = START, 0 * START, 0 * START, 0.0, 0.0, 0.0, 0
+    for step, (lr, gradient, _) in enumerate(given, start=1):
+        count += 1
+        if step % gap == 0:
+            mean, square, count = 0 * START, 0 * START, 1
+        weight = weight * (1 - lr * decay)
+        peak = np.abs(gradient).max()
+        largest = theta * largest + (1 - theta) * peak
+        limit = largest / (1 - theta**step)
+        gradient = np.where(np.abs(gradient) > limit, gradient / peak * limit, gradient)
+        length = np.linalg.norm(gradient)
+        norm = gamma1 * norm + (1 - gamma1) * length
+        norm_square = gamma2 * norm_square + (1 - gamma2) * length**2
+        scale = norm / (1 - gamma1**step) / (np.sqrt(norm_square / (1 - gamma2**step)) + eps)
+        gradient = gradient / length * scale
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        weight = weight - lr * mean / (1 - beta1**count) / (np.sqrt(square / (1 - beta2**count)) + eps)
+    np.testing.assert_allclose(found, weight)
+
+
 def test_adamc_is_a_schedule_of_the_weight_decay() -> None:
     """Defazio, 2025, algorithm 1: the decay of a step is LR^2 / peak LR times the weight decay."""
     given = ["task=plan", "horizon.steps=30", "schedule.warmup=5", "+schedule.also.weight_decay={}", "layers=uniform"]
     plan, steps = compile_plan(compose(given)), np.arange(30)
     np.testing.assert_allclose(plan.setting("weight_decay", steps)[:, 0], 0.05 * plan.lr(steps)[:, 0] / 3e-3)
+    own = "{_target_: lrflow.schedules.Schedule, shape: {_target_: lrflow.schedules.Cosine}}"
+    head = f"{{name: head, match: 'head.*', schedule: {own}}}"
+    plan = compile_plan(compose([*given, f"layers.rules=[{head}, {{name: rest, match: '*'}}]"]))
+    decay = plan.setting("weight_decay", steps)
+    np.testing.assert_allclose(decay[:, plan.names.index("rest")], 0.05 * plan.lr(steps)[:, 1] / 3e-3)
+    assert np.isnan(decay[:, plan.names.index("head")]).all()  # it does not move
 
 
 def test_adopt() -> None:

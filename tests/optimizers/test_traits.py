@@ -183,7 +183,7 @@ class TestOwn:
         def make(params: Any, lr: float, d0: float = 1.0) -> torch.optim.Optimizer:
             return torch.optim.LBFGS(params, lr)
 
-        assert traits_of(make) == Traits(estimates_lr=True)
+        assert traits_of(make) == Traits(estimates_lr=True, factor="d")
         make.lrflow_traits = {"line_search": True}  # type: ignore[attr-defined]
         assert traits_of(make).line_search
 

@@ -244,6 +244,11 @@ class TestOptimizersOfOthers:
     """pytorch-optimizer's, on the route of the hidden matrices."""
 
     SHAMPOO = "optimizer.routes.muon={_target_: lrflow.optimizers.shampoo.Shampoo, lr: 1e-3, block_size: 8}"
+    SPAM = (
+        "optimizer.routes.muon="
+        "{_target_: lrflow.optimizers.spam.SPAM, lr: 1e-3, update_proj_gap: 3, warmup_epoch: 5, grad_accu_steps: 1}"
+    )
+    STABLE = "optimizer.routes.muon={_target_: lrflow.optimizers.spam.StableSPAM, lr: 1e-3, update_proj_gap: 3}"
     NEWTON = "optimizer.routes.muon={_target_: pytorch_optimizer.AdaHessian, lr: 0.1}"
     ASKED = ("optimizer=adamw", "layers=muon")
 
@@ -251,10 +256,11 @@ class TestOptimizersOfOthers:
     def _installed(self) -> None:
         pytest.importorskip("pytorch_optimizer")
 
-    def test_shampoo_is_saved_and_goes_on_exactly(self, same: Any, run: Callable[..., dict[str, Any]]) -> None:
-        whole = run(*self.ASKED, self.SHAMPOO)
+    @pytest.mark.parametrize("route", [SHAMPOO, SPAM, STABLE])
+    def test_one_is_saved_and_goes_on_exactly(self, route: str, same: Any, run: Callable[..., dict[str, Any]]) -> None:
+        whole = run(*self.ASKED, route)
         cut = Path(whole["folder"]) / "checkpoints" / "step-0000004.ckpt"
-        resumed = run(*self.ASKED, self.SHAMPOO, f"resume={cut}")
+        resumed = run(*self.ASKED, route, f"resume={cut}")
         end, again = last(whole), last(resumed)
         assert same(end["state_dict"], again["state_dict"])
         assert same(end["optimizer_states"], again["optimizer_states"])
