@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from lrflow import files
 from lrflow.errors import ConfigError, LrflowError, Problem, nearest
+from lrflow.working_copy import git_state
 
 log = logging.getLogger("lrflow")
 T = TypeVar("T", dict[str, Any], list[Any])
@@ -264,7 +265,7 @@ class RunFolder:
         return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
 
     def write_environment(self, **facts: Any) -> None:
-        """Write environment.json: command, start time, machine, versions of packages and further facts."""
+        """Write environment.json: command, start time, machine, versions, commit and further facts."""
         packages = ("lrflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "hydra-core", "omegaconf")
         record = {
             "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
@@ -274,6 +275,7 @@ class RunFolder:
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "versions": {name: _version(name) for name in packages},
+            "git": git_state(),
             **facts,
         }
         self._write(self.path / "environment.json", record)

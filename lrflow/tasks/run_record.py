@@ -36,6 +36,7 @@ from lrflow.remote import upload, url_of
 from lrflow.runs import FINDINGS, NoFolder, RunFolder
 from lrflow.training.guard import describe_guard
 from lrflow.training.interrupt import requeue
+from lrflow.training.machine import devices_of
 from lrflow.training.recovery import describe_recovery
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
@@ -117,7 +118,7 @@ def record_start(
     config: Config,
     folder: RunFolder,
     plan: Plan,
-    devices: int,
+    trainer: pl.Trainer,
     resumed: Resumed | None = None,
     cooldown: Mapping[str, Any] | None = None,
     loggers: Sequence[Logger] = (),
@@ -131,7 +132,7 @@ def record_start(
         config: the configuration of the run.
         folder: the folder of the run.
         plan: the plan of the run.
-        devices: the number of processes that train.
+        trainer: of the run.
         resumed: the run that is resumed; None: a new run.
         cooldown: the record of the cooldown that the run is in; None: it is in none.
         loggers: the loggers of the run, which show the plan.
@@ -141,8 +142,8 @@ def record_start(
     _ = folder.run_id  # creates the id before the config: a folder with a config but no id is an earlier version's
     place = folder.stage() if resumed else folder
     save_config(config, place.config, folder.path)
-    place.write_environment(**resumed_facts(resumed))
-    record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, devices)
+    place.write_environment(**devices_of(trainer), **resumed_facts(resumed))
+    record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, trainer.world_size)
     describe_run(loggers, place.path)
     upload(folder, must=True, starts=True)  # now, since a run that cannot be uploaded should not start
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 
@@ -44,3 +46,10 @@ def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, fl
     if peak is not None:
         found[PEAK] = peak / 2**30
     return {column: float(f"{value:.6g}") for column, value in found.items()}
+
+
+def devices_of(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the name and the number of the devices of a run, and its precision."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "devices": trainer.world_size, "precision": str(trainer.precision)}
