@@ -25,6 +25,7 @@ class Gradients:
         names: of all parameters that the optimizer trains.
         parameters: these parameters.
         loss: returns the mean loss of the step over its window and all devices; all devices have to call it together.
+            None: it is not asked for.
 
     Attributes:
         positions: the positions of the parameters that have a gradient.
@@ -32,7 +33,9 @@ class Gradients:
         values: their gradients; those that are sparse as the values of their rows. A guard changes them in place.
     """
 
-    def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, names: Sequence[str], parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor] | None = None
+    ) -> None:
         self.positions = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
         self.parameters = [parameters[index] for index in self.positions]
         self.values = [_values(parameter) for parameter in self.parameters]
@@ -59,6 +62,7 @@ class Gradients:
     @cached_property
     def loss(self) -> Tensor:
         """The mean loss of the step."""
+        assert self._loss is not None
         return self._loss()
 
     def measure(self, order: float = 2.0) -> Tensor:

@@ -124,6 +124,8 @@ def check_node(
     ):
         return []  # the files of the other options need not be read
     shipped = list(shipped_nodes(group, target, option))
+    if not shipped and key == "clip" and (problem := _check_guard(target)):
+        return [problem]
     known = {name for other in shipped for name in other}
     is_ours = bool(known) or target.startswith("lrflow.")
     whole = [other for other in shipped if other.keys() <= node.keys()]
@@ -144,6 +146,17 @@ def check_node(
     if changed and f"{key}._target_" not in wrong:
         problems += check_values(target, changed, key, named_in_source(target)[0] if is_ours else {})
     return problems
+
+
+def _check_guard(target: str) -> Problem | None:
+    """Return a problem for a class that is no guard, whatever its arguments are."""
+    try:
+        found = locate(target, "clip._target_")
+    except ConfigError as error:
+        return error.problems[0]
+    if isinstance(found, type) and not issubclass(found, locate("lrflow.clip.Clip")):
+        return Problem("clip._target_", "is not a guard: expected a class derived from lrflow.clip.Clip", target)
+    return None
 
 
 def _held_elsewhere(problem: Problem, group: str) -> Problem:

@@ -46,7 +46,8 @@ class GroupNorms:
     def ratio(self) -> np.ndarray:
         """The norm of each update divided by that of the weights; NaN for weights of zero; [m, groups], float64."""
         some = self.weight > 0
-        return np.divide(self.update, self.weight, out=np.full_like(self.update, np.nan), where=some)
+        with np.errstate(invalid="ignore", over="ignore"):  # weights of a run that diverged
+            return np.divide(self.update, self.weight, out=np.full_like(self.update, np.nan), where=some)
 
     def part(self, start: int, stop: int) -> GroupNorms:
         """Return the measurements at these positions in the block, counted from `start`."""
@@ -239,15 +240,13 @@ class RunMeter(NormMeter):
         super().__init__(every, sizes, columns, len(plan.names), rows, self._weights[0].device)
         self._position = {id(weight): position for position, weight in enumerate(self._weights)}
 
-    def read_gradients(
-        self, step: int, parameters: Sequence[nn.Parameter], norms: Sequence[Tensor], all_at_once: bool
-    ) -> None:
+    def read_gradients(self, step: int, parameters: Sequence[nn.Parameter], norms: Tensor, all_at_once: bool) -> None:
         """Keep the weights before the optimizer changes them, and the norms of gradients.
 
         Args:
             step: the step, which is due.
             parameters: those that have a gradient.
-            norms: the norm of the gradient of each.
+            norms: the norm of the gradient of each; [parameters].
             all_at_once: whether one optimizer makes the whole step, with these; otherwise several calls belong to it.
         """
         if not self.is_begun(step):
@@ -255,7 +254,7 @@ class RunMeter(NormMeter):
         whole = len(parameters) == len(self._weights)
         positions = None if whole else [self._position[id(parameter)] for parameter in parameters]
         # An optimizer may evaluate a step several times; the last evaluation counts.
-        self.add_gradients(torch.stack(list(norms)).detach().float().square()[None], positions, fresh=all_at_once)
+        self.add_gradients(norms.float().square()[None], positions, fresh=all_at_once)
 
     def read_update(self, step: int, row: int) -> None:
         """Measure the update of a step, after it was made; nothing for a step without gradients.

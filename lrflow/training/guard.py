@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,6 +32,8 @@ class StepGuard(Callback):
 
     Attributes:
         factor: the factor of the last step: 1 if nothing was clipped, 0 if it was skipped; on the device.
+        on_norms: called with the gradients of each step and its optimizer before they are clipped; None: nothing is. So
+            their norms are computed once.
         record: number of steps made, and of those that were clipped and skipped.
     """
 
@@ -39,6 +41,7 @@ class StepGuard(Callback):
         self.clip = clip
         self.record = {"steps": 0, "clipped": 0, "skipped": 0}
         self.factor: Tensor | None = None
+        self.on_norms: Callable[[Gradients, torch.optim.Optimizer], None] | None = None
         self._names = {id(parameter): name for group in groups for name, parameter in group.parameters}
         self._losses: list[Tensor] = []  # of the batches of the accumulation window
         self._restored: Mapping[str, Any] | None = None
@@ -78,7 +81,9 @@ class StepGuard(Callback):
         """
         parameters = _parameters(optimizer)
         gradients = Gradients(self.clip.names, parameters, self._mean_loss)
-        self.factor = self.clip(gradients) if len(gradients) else None
+        if gradients and self.on_norms is not None:
+            self.on_norms(gradients, optimizer)
+        self.factor = self.clip(gradients) if gradients else None
         self._losses.clear()
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:

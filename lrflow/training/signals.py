@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils.hooks import RemovableHandle
 
+from lrflow.clip import Gradients
 from lrflow.errors import LrflowError
 from lrflow.loggers.loggers import log_rows
 from lrflow.optimizers.routed import member_optimizers
@@ -108,6 +109,8 @@ class Signals(Callback, FollowsPlan):
                 *self._always,
                 *(f"{kind}/{name}" for kind in ("lr_estimate", "lr_effective") for name in names),
             ]
+        if self._guard is not None:
+            self._guard.on_norms = self._see_norms
         self._count = 0
         self._buffer = torch.zeros(self._every, 4, device=pl_module.device)  # of `collected` in `flush`
         if self._norms_every is not None:
@@ -174,19 +177,11 @@ class Signals(Callback, FollowsPlan):
         parameters = self._parameters
         if optimizer is not self._optimizer:  # one of several that the module steps itself
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = Gradients((), parameters)
         if gradients:
             self._trained = True
-            norms = torch._foreach_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in gradients])
-            # Detached, because gradients of a second-order optimizer carry their graph.
-            norm = torch.linalg.vector_norm(torch.stack(norms)).detach()
-            if self._meter is not None and self._meter.is_due(step := self._last_step + self._count):
-                self._meter.read_gradients(step, parameters, norms, optimizer is self._optimizer)
-            if optimizer is not self._optimizer:
-                self._norms[id(optimizer)] = norm
-                norm = torch.linalg.vector_norm(torch.stack([*self._norms.values()]))
-            self._buffer[self._count, 1] = norm
+            if self._guard is None:  # it calls this itself, as it needs the norms too
+                self._see_norms(gradients, optimizer)
             if self._noise is not None and (parts := self._noise.finish(self._count)) is not None:
                 self._buffer[self._count, 2] = parts
         else:
@@ -195,6 +190,16 @@ class Signals(Callback, FollowsPlan):
             if not self._norms:
                 self._buffer[self._count, 1] = 0.0
         self._record_rates()
+
+    def _see_norms(self, gradients: Gradients, optimizer: torch.optim.Optimizer) -> None:
+        """Record the norms of the gradients of a step, which are not clipped yet."""
+        norm = gradients.norm
+        if self._meter is not None and self._meter.is_due(step := self._last_step + self._count):
+            self._meter.read_gradients(step, gradients.parameters, gradients.norms, optimizer is self._optimizer)
+        if optimizer is not self._optimizer:
+            self._norms[id(optimizer)] = norm
+            norm = torch.linalg.vector_norm(torch.stack([*self._norms.values()]))
+        self._buffer[self._count, 1] = norm
 
     def _record_rates(self) -> None:
         """Record the LRs and other settings that the optimizer uses for this step."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -101,3 +102,13 @@ def test_the_augmentation_of_an_earlier_run_is_an_option_of_its_group_now(tmp_pa
         OmegaConf.save(OmegaConf.create(content), tmp_path / "config.yaml")
         nodes = validate(load_config(tmp_path / "config.yaml")).augment.nodes()
         assert nodes == ({"flip_crop": {"_target_": "lrflow.augment.FlipCrop", **expected}} if expected else {})
+
+
+def test_the_callback_that_logged_throughput_is_a_signal_now(tmp_path: Path) -> None:
+    saved = compose(["signals=none", "callbacks=early_stopping"])
+    content: Any = OmegaConf.to_container(saved.source)
+    content["callbacks"]["throughput"] = {"_target_": "lrflow.callbacks.Throughput"}
+    OmegaConf.save(OmegaConf.create(content), tmp_path / "config.yaml")
+    found = validate(load_config(tmp_path / "config.yaml"))
+    assert found.signals.machine
+    assert [*found.callbacks.nodes()] == ["early_stopping"]

@@ -84,6 +84,8 @@ optimizer=nadam  optimizer.decoupled_weight_decay=maybe => optimizer.decoupled_w
 optimizer=lbfgs  optimizer.max_iter=2.5 => optimizer.max_iter: expected a whole number
 optimizer=lbfgs  optimizer.tolerance_grad=-1 => optimizer.tolerance_grad: at least 0
 optimizer=lbfgs  optimizer.max_eval=many => optimizer.max_eval: expected a whole number, or null
+clip=norm  clip._target_=torch.nn.Linear => clip._target_: is not a guard
+signals.machine=maybe => signals.machine: true or false
 optimizer=shampoo  optimizer.blok_size=3 => optimizer.blok_size: did you mean optimizer.block_size?
 optimizer=shampoo  optimizer.graft_type=x => optimizer.graft_type: expected a whole number
 optimizer=adan  optimizer.foo=3 => optimizer.foo: pytorch_optimizer.Adan takes no foo

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lrflow.training import group_norms
-from lrflow.training.group_norms import COSINE, NormMeter, RunMeter
+from lrflow.training.group_norms import COSINE, GroupNorms, NormMeter, RunMeter
 
 KINDS = ("grad_norm", "weight_norm", "update_norm", "update_ratio")
 
@@ -123,7 +124,7 @@ def test_squares_of_half_precision_norms_do_not_overflow() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4))
     plan = SimpleNamespace(names=["all"], trainable=[SimpleNamespace(name="all", tensors=1)])
     meter = RunMeter(1, [{"members": ["all"], "params": [parameter]}], plan, 1)  # type: ignore[arg-type]
-    meter.read_gradients(0, [parameter], [torch.tensor(1000.0, dtype=torch.float16)], True)
+    meter.read_gradients(0, [parameter], torch.tensor([1000.0], dtype=torch.float16), True)
     meter.read_update(0, 0)
     assert meter.take()[0].gradient[0, 0] == 1000
 
@@ -133,3 +134,9 @@ def test_the_ratio_to_weights_of_zero_is_left_out() -> None:
     meter.begin(0, torch.zeros(1, 3))
     meter.finish(0, torch.ones(1, 3))
     assert math.isnan(meter.take()[0].columns(["bias"])["update_ratio/bias"][0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_diverges_has_no_ratio() -> None:
+    row, inf = np.zeros(1, dtype=int), np.full((1, 1), np.inf)
+    assert np.isnan(GroupNorms(row, inf, inf, inf, inf[0]).ratio).all()

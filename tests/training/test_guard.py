@@ -59,6 +59,15 @@ def test_the_norm_is_clipped_as_lightning_does_it(train: Any, tmp_path: Path) ->
     assert ours.column("train/grad_norm") == theirs.column("train/grad_norm")
 
 
+def test_the_norms_of_a_step_are_measured_once(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[float] = []
+    measure = Gradients.measure
+    monkeypatch.setattr(Gradients, "measure", lambda self, *order: measured.append(0) or measure(self, *order))
+    run = train(tmp_path, guard=lambda: Norm(0.1), save_every=None)
+    assert len(measured) == len(run.column("train/grad_norm"))
+    assert min(run.column("train/grad_norm")) > 0
+
+
 class EveryThird(Clip):
     """A guard of a user's own."""
 
