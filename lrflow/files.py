@@ -59,6 +59,14 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def user_cache() -> Path:
+    """Return the folder for what can be made or downloaded again: `lrflow` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
+    except RuntimeError:  # a user without a home, as in a container
+        return Path(gettempdir()) / "lrflow"
+
+
 def did_you_mean_path(path: Path) -> str | None:
     """Return a hint with the nearest name beside a path that does not exist; None: its folder has none, or too many."""
     if path.is_symlink() and not (is_file(path) or is_folder(path)):

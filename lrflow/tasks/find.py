@@ -241,8 +241,8 @@ def _check_optimizer(config: Config) -> None:
 def _write_page(folder: Path, console: Console) -> None:
     try:
         write_find_page(folder)
-    except ConfigError as error:
-        console.print(f"no find.html: {error.problems[0].hint}", style="dim", markup=False, highlight=False)
+    except LrflowError as error:
+        console.print(f"no find.html: {error}", style="dim", markup=False, highlight=False)
 
 
 def _with_progress(seeds: Iterable[int], console: Console) -> Iterator[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import charts, colour, curves, marks
 
 from lrflow.display import COLOURS, GREY
 from lrflow.reports.find import write_find_page
@@ -35,25 +35,27 @@ def folder(tmp_path: Path) -> Path:
 def test_the_page_shows_the_record_of_a_folder(folder: Path) -> None:
     text = write_find_page(folder).read_text()
     record = Record.read(folder)
-    sweeps, short = (json.loads(found) for found in re.findall(r'json" id="figure-\d">(.*?)</script>', text))
-    names = [trace["name"] for trace in sweeps["data"]]
-    assert names.count("sweeps") == 3
-    assert [name.split()[0] for name in names[3:]] == [
-        "mean", "LR", "steepest", "tenth", "valley", "slide", "diverges", "configured",
-    ]  # fmt: skip
-    marks = {trace["name"].split()[0]: trace["x"][0] for trace in sweeps["data"][4:]}
-    assert marks["LR"] == record.suggestion.lr
-    assert marks["steepest"] == record.suggestion.marks["steepest"]
-    assert marks["diverges"] == record.suggestion.ceiling
-    assert [[shape["x0"], shape["x1"]] for shape in sweeps["layout"]["shapes"]] == [
-        list(record.suggestion.interval),
-        [record.suggestion.ceiling, RATES[-1]],
+    sweeps, short = charts(text).values()
+    names = [each[0]["series"] for each in curves(sweeps).values()]
+    assert names == ["sweeps"] * 3 + ["mean of 3, smoothed"]
+    places = {row["series"].split()[0]: row["x"] for (row,) in marks(sweeps, "rule")}
+    assert list(places) == ["LR", "steepest", "tenth", "valley", "slide", "diverges", "configured"]
+    assert places["LR"] == visible(record.suggestion.lr)
+    assert places["steepest"] == visible(record.suggestion.marks["steepest"])
+    assert places["diverges"] == visible(record.suggestion.ceiling)
+    assert [(row["x"], row["x2"]) for (row,) in marks(sweeps, "rect")] == [
+        tuple(map(visible, record.suggestion.interval)),
+        (visible(record.suggestion.ceiling), 10),
     ]
-    runs, crosses, answer = short["data"]
-    assert (runs["x"], runs["y"]) == ([0.01, 0.02, 0.04], [1.0, 0.5, 0.7])
-    assert crosses["x"] == [0.08]
-    assert answer["x"] == [0.021, 0.021]
+    runs, crosses = marks(short, "point")
+    assert [(row["x"], row["y"]) for row in runs] == [(0.01, 1), (0.02, 0.5), (0.04, 0.7)]
+    assert [row["x"] for row in crosses] == [0.08]
+    assert [row["x"] for row in marks(short, "rule")[0]] == [0.021]
     assert "it &lt;may&gt; be higher" in text
+
+
+def visible(number: float) -> float:
+    return float(f"{number:.6g}")
 
 
 def rows(page: str, heading: str) -> tuple[list[str], list[list[str]], list[bool]]:
@@ -82,36 +84,27 @@ def test_tables_have_each_value_in_its_column(folder: Path) -> None:
 
 
 def test_the_colour_of_the_answer_is_unique_in_both_figures(folder: Path) -> None:
-    page = write_find_page(folder).read_text()
-    sweeps, short = (json.loads(found) for found in re.findall(r'json" id="figure-\d">(.*?)</script>', page))
-    colours = {trace["name"].split()[0]: trace["line"]["color"] for trace in sweeps["data"]}
-    assert colours["LR"] == short["data"][-1]["line"]["color"] == COLOURS[2]
-    assert sweeps["layout"]["shapes"][0]["fillcolor"] == short["layout"]["shapes"][0]["fillcolor"] == COLOURS[2]
+    sweeps, short = charts(write_find_page(folder).read_text()).values()
+    scale = sweeps["layer"][0]["encoding"]["color"]["scale"]
+    colours = {name.split()[0]: each for name, each in zip(scale["domain"], scale["range"], strict=True)}
+    assert colours["LR"] == colour(short, "LR 0.021") == COLOURS[2]
     assert list(colours.values()).count(COLOURS[2]) == 1
-    assert (colours["mean"], colours["sweeps"], colours["diverges"], colours["configured"]) == (
-        COLOURS[0],
-        GREY,
-        GREY,
-        GREY,
-    )
+    assert (colours["mean"], *(colours[name] for name in ("sweeps", "diverges", "configured"))) == (
+        COLOURS[0], GREY, GREY, GREY,
+    )  # fmt: skip
     rules = [colours[name] for name in ("steepest", "tenth", "valley", "slide")]
     assert len({*rules, COLOURS[0], COLOURS[2]}) == 6
-    runs, crosses, _ = short["data"]
-    assert (runs["line"]["color"], crosses["marker"]["color"], crosses["marker"]["symbol"]) == (
-        COLOURS[0],
-        COLOURS[1],
-        "x",
-    )
-    assert crosses["y"] == [1.0]  # at the worst of those that ended
+    assert (colour(short, "trial runs"), colour(short, "diverged")) == (COLOURS[0], COLOURS[1])
+    assert [row["y"] for row in marks(short, "point")[1]] == [1.0]  # at the worst of those that ended
 
 
 def test_draws_sweeps_as_measured(folder: Path) -> None:
     page = write_find_page(folder).read_text()
     record = Record.read(folder)
-    sweeps = json.loads(re.findall(r'json" id="figure-1">(.*?)</script>', page)[0])["data"]
-    for drawn, losses in zip(sweeps[:3], record.test.losses, strict=True):
-        assert drawn["x"] == pytest.approx(record.test.rates[:72].tolist())
-        assert drawn["y"] == pytest.approx(losses[:72].tolist())
+    sweeps, *_ = charts(page).values()
+    for number, losses in enumerate(record.test.losses):
+        assert [row["x"] for row in curves(sweeps)[number]] == pytest.approx(record.test.rates[:72].tolist(), rel=1e-5)
+        assert [row["y"] for row in curves(sweeps)[number]] == pytest.approx(losses[:72].tolist(), rel=1e-5)
     facts = dict(re.findall(r'<div class="name">(.*?)</div><div class="value">(.*?)</div>', page))
     assert float(facts["learning rate"]) == pytest.approx(0.021)
     assert float(facts["configured"]) == pytest.approx(0.1)
@@ -122,6 +115,5 @@ def test_crosses_of_a_metric_to_maximize_are_at_the_bottom(folder: Path) -> None
     record = replace(Record.read(folder), monitor="val_acc", mode="max")
     record.write(folder)
     page = write_find_page(folder).read_text()
-    crosses = json.loads(re.findall(r'json" id="figure-2">(.*?)</script>', page)[0])["data"][1]
-    assert crosses["y"] == [0.5]
+    assert [row["y"] for row in marks(charts(page)["Trial runs"], "point")[1]] == [0.5]
     assert {line[0]: line[3] for line in rows(page, "Rules")[1]}["steepest"] == "where it rises fastest"

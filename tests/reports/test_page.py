@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import math
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+from pages import charts
 
-from lrflow.errors import ConfigError
 from lrflow.reports.page import Cell, Fact, Page
 
 
@@ -34,28 +36,54 @@ class Reader(HTMLParser):
             self.scripts[self._script] = self.scripts.get(self._script, "") + data
 
 
-@pytest.fixture
-def figure():
-    from plotly.graph_objects import Figure, Scatter
-
-    return Figure(Scatter(x=np.array([0.1, 0.2]), y=[1.0, 2.0], text=["</script>", "b"]))
+def spec(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"description": "it <falls>", "data": {"values": rows}, "mark": "line", "encoding": {"x": {"field": "x"}}}
 
 
-def test_a_page_is_self_contained(figure, tmp_path: Path) -> None:
+def test_a_page_is_self_contained(tmp_path: Path) -> None:
     page = Page("Which LR?", "of <this> sweep")
     page.facts([Fact("best", "0.1", "x < y")])
     page.warnings(["it is <near> the edge"])
-    page.figure("Loss", figure, height=300)
+    rows = [{"x": 0.1, "name": "</script>"}, {"x": math.nan, "name": "b"}]
+    page.figure("Loss", spec(rows), height=300)
     page.code("Again", "python -m lrflow a='<b>'")
     text = page.write(tmp_path / "page.html").read_text()
     reader = Reader(text)
     assert reader.loaded == []
-    drawn = json.loads(reader.scripts["figure-1"])
-    assert drawn["data"][0]["text"] == ["</script>", "b"]
-    assert drawn["layout"] == {"height": 300}
-    for part in ("of &lt;this&gt; sweep", "x &lt; y", "&lt;near&gt;", "a=&#x27;&lt;b&gt;&#x27;"):
+    assert not re.findall(r"https?://(?!www.w3.org)", text)
+    assert json.loads(reader.scripts["figure-1"])["height"] == 300
+    assert charts(text)["Loss"]["data"]["values"] == [{"x": 0.1, "name": "</script>"}, {"x": None, "name": "b"}]
+    library = gzip.decompress(base64.b64decode(reader.scripts["library"])).decode()
+    assert "window.vegaEmbed=" in library
+    for part in ("of &lt;this&gt; sweep", "x &lt; y", "&lt;near&gt;", "a=&#x27;&lt;b&gt;&#x27;", "it &lt;falls&gt;"):
         assert part in text
+    assert "default-src 'none'" in text
+    assert "unsafe-eval" not in text
     assert list(tmp_path.iterdir()) == [tmp_path / "page.html"]
+    assert len(text) < 500_000
+
+
+def test_values_are_kept_once_with_the_digits_that_are_visible(tmp_path: Path) -> None:
+    page = Page("Loss")
+    rows = [{"x": 1e6 + place, "y": 1 / 3, "series": "train/loss"} for place in range(4)]
+    page.figure("Loss", spec(rows))
+    page.figure("The same", {"layer": [spec(rows), spec(rows)]}, summary="twice")
+    text = page.write(tmp_path / "page.html").read_text()
+    assert text.count("0.333333,") == 3
+    assert text.count("train/loss") == 1
+    assert '<p class="summary">twice</p>' in text
+    first, second = charts(text).values()
+    assert first["data"]["values"][3] == {"x": 1000003, "y": 0.333333, "series": "train/loss"}
+    assert second["layer"][1]["data"] == first["data"]
+
+
+def test_a_page_without_charts_carries_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrflow.reports.page.library", None)
+    page = Page("Trials")
+    page.warnings([])
+    text = page.write(tmp_path / "page.html").read_text()
+    assert 'class="notes"><ul>' not in text
+    assert len(text) < 30_000
 
 
 def test_tables_sort_by_value(tmp_path: Path) -> None:
@@ -74,17 +102,3 @@ def test_tables_sort_by_value(tmp_path: Path) -> None:
     )
     assert rows[1].startswith('<tr class="strong"><td class="number" data-key=""></td>')
     assert '<th class="number"><button type="button">LR</button></th><th><button' in text
-
-
-def test_a_page_without_notes_has_no_notes_section(tmp_path: Path) -> None:
-    page = Page("Trials")
-    page.warnings([])
-    assert 'class="notes"' not in page.write(tmp_path / "page.html").read_text()
-
-
-def test_missing_plotly_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ConfigError) as caught:
-        Page("Trials")
-    assert "pip install 'lrflow[report]'" in str(caught.value)

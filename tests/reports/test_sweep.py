@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from io import StringIO
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import charts, colour, curves, marks
 from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, MUTED, scale_of
@@ -25,9 +25,8 @@ def printed(folder: Path) -> str:
     return out.getvalue()
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
-    page = (folder / "sweep.html").read_text()
-    return [json.loads(text) for text in re.findall(r'id="figure-\d+">(.*?)</script>', page)]
+def figures(folder: Path) -> dict[str, dict[str, Any]]:
+    return charts((folder / "sweep.html").read_text())
 
 
 @pytest.fixture
@@ -47,14 +46,14 @@ def swept(make_run) -> Path:
 
 def test_the_lr_figure_shows_every_trial(swept: Path) -> None:
     printed(swept)
-    traces = [trace for trace in figures(swept)[0]["data"] if trace["mode"] == "markers" and "customdata" in trace]
-    dots = {trace.get("name"): trace for trace in traces}
-    assert dots["sgd"]["x"] == [1e-3, 1e-2, 1e-1, 1.0]
-    assert dots["sgd"]["y"] == pytest.approx([1.2, 1.0, 1.2, 1.8])
-    (cross,) = [trace for trace in traces if trace["marker"].get("symbol") == "x"]
-    assert (cross["x"], cross["y"]) == ([1.0], [1.8])
-    assert "trial 7" in cross["customdata"][0]
-    assert "diverged" in cross["customdata"][0]
+    chart = figures(swept)["val/loss against optimizer.lr"]
+    dots = {rows[0]["series"]: rows for rows in marks(chart, "point", "circle")}
+    assert [row["x"] for row in dots["sgd"]] == [1e-3, 1e-2, 1e-1, 1.0]
+    assert [row["y"] for row in dots["sgd"]] == pytest.approx([1.2, 1.0, 1.2, 1.8])
+    ((cross,),) = marks(chart, "point", "M-.7")
+    assert (cross["x"], cross["y"], cross["series"]) == (1.0, 1.8, "adamw")
+    assert cross["hint"].splitlines()[0] == "trial 7"
+    assert cross["hint"].splitlines()[-1] == "diverged"
 
 
 def test_the_table_shows_errors(swept: Path) -> None:
@@ -90,10 +89,12 @@ def test_draws_pruned_trials_at_their_last_metric(swept: Path, make_run) -> None
     make_run(9, ["optimizer=sgd", "optimizer.lr=10"], {"val/loss": 30.0}, status="pruned")
     lines = printed(swept).splitlines()
     assert lines[1].split()[:2] == ["sgd", "0.01"]  # as without them
-    (pruned,) = [trace for trace in figures(swept)[0]["data"] if trace.get("name") == "pruned"]
-    assert (pruned["x"], pruned["y"]) == ([0.3, 10.0], [3.0, 4.0])  # at most twice the loss before training
-    assert pruned["marker"]["color"] == MUTED
-    assert "val/loss 3<br>pruned by x" in pruned["customdata"][0]
+    chart = figures(swept)["val/loss against optimizer.lr"]
+    (pruned,) = marks(chart, "point", "triangle-down")
+    # At most twice the loss before training.
+    assert [(row["x"], row["y"], row["series"]) for row in pruned] == [(0.3, 3.0, "pruned"), (10.0, 4.0, "pruned")]
+    assert colour(chart, "pruned") == MUTED
+    assert "val/loss 3\npruned by x" in pruned[0]["hint"]
     assert "Those above 4 are drawn there." in (swept / "sweep.html").read_text()
 
 
@@ -117,10 +118,12 @@ def test_draws_the_pareto_front_of_two_objectives(traded: Path) -> None:
     assert lines[0].strip() == "Pareto front: 4 of 6 trials"
     assert lines[1].split() == ["trial", "lr", "seed", "val/loss", "val/speed"]
     assert [line.split()[0] for line in lines[2:6]] == ["4", "2", "1", "0"]
-    line, others, front = figures(traded)[0]["data"]
-    assert (line["x"], line["y"]) == ([0.9, 1.0, 1.2, 1.5], [30.0, 50.0, 70.0, 90.0])
-    assert line["line"]["shape"] == "hv"
-    assert (others["x"], front["text"]) == ([1.3], ["4", "2", "1", "0"])
+    chart = figures(traded)["Pareto front"]
+    assert [(row["x"], row["y"]) for row in curves(chart)[0]] == [(0.9, 30.0), (1.0, 50.0), (1.2, 70.0), (1.5, 90.0)]
+    assert chart["layer"][0]["mark"]["interpolate"] == "step-after"
+    others, front = marks(chart, "point", "circle")
+    assert [row["x"] for row in others] == [1.3]
+    assert [(row["label"], row["shade"]) for row in front] == [("4", 1.0), ("2", 1e-2), ("1", 1e-3), ("0", 1e-4)]
     titles = re.findall(r"<h2>(.*?)</h2>", (traded / "sweep.html").read_text())
     assert titles[:3] == ["Pareto front", "val/loss against optimizer.lr", "val/speed against optimizer.lr"]
     assert (traded / "sweep.png").exists()
@@ -140,7 +143,7 @@ def test_writes_the_page_of_a_sweep_without_an_lr(make_run) -> None:
     printed(folder)
     assert "<h1>Sweep</h1>" in (folder / "sweep.html").read_text()
     assert not (folder / "sweep.png").exists()
-    assert len(figures(folder)[0]["data"]) == 3  # the learning curves
+    assert len(curves(figures(folder)["Learning curves"])) == 3
 
 
 def test_reports_a_sweep_whose_trials_all_failed(make_run) -> None:

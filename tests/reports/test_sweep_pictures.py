@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import html
-import json
 import re
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from pages import charts, colour, curves, marks
 from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, CURVES
@@ -56,13 +55,6 @@ def swept(mode: str, make_run: Callable[..., Path]) -> Path:
 def page(swept: Path) -> str:
     report(read_sweep(swept), Console(file=StringIO(), width=100))
     return (swept / "sweep.html").read_text()
-
-
-def figure(page: str, heading: str) -> dict[str, Any]:
-    found = re.search(rf'<h2>{re.escape(heading)}</h2>.*?id="figure-\d+">(.*?)</script>', page, re.DOTALL)
-    assert found, heading
-    content: dict[str, Any] = json.loads(found.group(1))
-    return content
 
 
 def table(page: str, heading: str) -> tuple[list[str], list[list[str]], list[int]]:
@@ -125,47 +117,34 @@ def test_the_better_optimizer_is_the_first_curve(page: str, swept: Path, mode: s
 
 
 def test_parallel_coordinates_show_the_best_trials_in_cold_colours(page: str, mode: str) -> None:
-    drawn = figure(page, "Parallel coordinates")["data"][0]
+    chart = charts(page)["Parallel coordinates"]
     metrics = [value(mode, optimizer, rank) for optimizer in SHAPES for rank in range(4)]
-    labels = [axis["label"] for axis in drawn["dimensions"]]
-    assert labels[:2] == ["optimizer", "optimizer.lr"]
-    options, rates, values = drawn["dimensions"]
-    assert [options["ticktext"][place] for place in options["values"]] == [name for name in SHAPES for _ in RATES]
-    assert numbers(rates["values"]) == pytest.approx(np.log10(RATES * 2))
-    assert numbers(values["values"]) == pytest.approx(metrics)
-    shades = numbers(drawn["line"]["color"])
-    scale = [colour for _, colour in drawn["line"]["colorscale"]]
-    scale = scale[::-1] if drawn["line"]["reversescale"] else scale
-    assert numbers(drawn["line"]["color"]) == pytest.approx(metrics)
-    ends = {int(np.argmin(shades)): scale[0], int(np.argmax(shades)): scale[-1]}
-    worst = 4  # sgd at the lowest LR
-    assert ends == {BEST: COLD_TO_HOT[0], worst: COLD_TO_HOT[-1]}
-
-
-def numbers(values: Any) -> list[float]:
-    """Decode an array of plotly, which is written in base 64."""
-    if isinstance(values, dict):
-        import base64
-
-        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
-    return [float(each) for each in values]
+    rows = chart["data"]["values"]
+    order = chart["encoding"]["x"]["sort"]
+    assert order[:2] == ["optimizer", "optimizer.lr"]
+    options, rates, values = ([row["place"] for row in rows if row["axis"] == axis] for axis in order)
+    texts = marks(chart, "text")[0]
+    names = {row["place"]: row["text"] for row in texts if row["axis"] == "optimizer"}
+    assert [names[place] for place in options] == [name for name in SHAPES for _ in RATES]
+    assert rates == pytest.approx([0, 1 / 3, 2 / 3, 1] * 2)
+    low, high = min(metrics), max(metrics)
+    assert values == pytest.approx([(metric - low) / (high - low) for metric in metrics], abs=1e-5)
+    assert [row["shade"] for row in rows[:8]] == metrics
+    scale = chart["layer"][0]["encoding"]["color"]["scale"]["range"]
+    assert tuple(scale if mode == "min" else scale[::-1]) == COLD_TO_HOT
 
 
 def test_the_lr_figure_has_a_colour_and_a_star_per_optimizer(page: str, swept: Path, mode: str) -> None:
-    traces = figure(page, f"{read_sweep(swept).metric} against optimizer.lr")["data"]
-    dots = {trace["name"]: trace for trace in traces if trace.get("name") in SHAPES}
+    chart = charts(page)[f"{read_sweep(swept).metric} against optimizer.lr"]
+    dots = {rows[0]["series"]: rows for rows in marks(chart, "point", "circle")}
     for place, optimizer in enumerate(SHAPES):
-        assert dots[optimizer]["x"] == pytest.approx(RATES)
-        assert dots[optimizer]["y"] == pytest.approx([value(mode, optimizer, rank) for rank in range(4)])
-        assert dots[optimizer]["marker"]["color"] == CURVES[place]
-        assert [f"trial {4 * place + rank}<" in text for rank, text in enumerate(dots[optimizer]["customdata"])] == [
-            True
-        ] * 4
-    stars = [trace for trace in traces if trace.get("marker", {}).get("symbol") == "star"]
-    assert [star["marker"]["color"] for star in stars] == [CURVES[0], CURVES[1]]
-    assert [RATES[r - 1] < star["x"][0] < RATES[r + 1] for star, r in zip(stars, (BEST, 2), strict=True)] == [True] * 2
-    lines = [trace for trace in traces if trace["mode"] == "lines" and trace["line"]["width"] == 2]
-    assert [line["line"]["color"] for line in lines] == [CURVES[0], CURVES[1]]
+        assert [row["x"] for row in dots[optimizer]] == pytest.approx(RATES)
+        assert [row["y"] for row in dots[optimizer]] == pytest.approx([value(mode, optimizer, r) for r in range(4)])
+        assert [row["hint"].split("\n")[0] for row in dots[optimizer]] == [f"trial {4 * place + r}" for r in range(4)]
+        assert colour(chart, optimizer) == CURVES[place]
+    stars = marks(chart, "point", "M0,-1L")
+    assert [star["series"] for (star,) in stars] == ["adamw", "sgd"]
+    assert [RATES[r - 1] < star["x"] < RATES[r + 1] for (star,), r in zip(stars, (BEST, 2), strict=True)] == [True] * 2
 
 
 def by_lr(colour_of: Iterator[tuple[float, str]]) -> list[str]:
@@ -177,17 +156,17 @@ LADDER = [COLD_TO_HOT[0], COLD_TO_HOT[-1]]
 
 
 def test_learning_curves_are_coloured_by_lr(page: str) -> None:
-    traces = [trace for trace in figure(page, "Learning curves")["data"] if trace["mode"] == "lines"]
-    assert len(traces) == 8
-    found = {}
-    for trace in traces:
-        number = int(re.search(r"trial (\d+)", trace["hovertemplate"]).group(1))
-        found[number] = trace["line"]["color"]
-        assert trace["y"] == pytest.approx([2.0, 1.5 - 0.1 * number, 1.0 - 0.05 * number, 0.9 - 0.05 * number])
-        assert trace["x"] == [0, 1, 2, 3]
-    colours = by_lr((RATES[number % 4], colour) for number, colour in found.items())
-    assert [colours[0], colours[-1]] == LADDER
-    assert len(colours) == 4
+    chart = charts(page)["Learning curves"]
+    found = curves(chart)
+    assert len(found) == 8
+    for rows in found.values():
+        number = int(rows[0]["series"].removeprefix("trial "))
+        values = [2.0, 1.5 - 0.1 * number, 1.0 - 0.05 * number, 0.9 - 0.05 * number]
+        assert [row["y"] for row in rows] == pytest.approx(values)
+        assert [row["x"] for row in rows] == [0, 1, 2, 3]
+        assert {row["shade"] for row in rows} == {RATES[number % 4]}
+    scale = chart["layer"][0]["encoding"]["color"]["condition"]["scale"]
+    assert scale == {"type": "log", "domain": [RATES[0], RATES[-1]], "range": list(COLD_TO_HOT)}
 
 
 def test_the_facts_show_the_best_lr_and_trial(page: str, swept: Path, mode: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from lrflow.cli import main
+from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.training.machine import varies
 
@@ -116,14 +116,16 @@ def test_an_analysis_by_another_metric_does_not_change_the_recipe(
 
 
 @pytest.mark.usefixtures("rendered")
-def test_without_plotly_the_rest_is_written(
+def test_without_the_library_of_the_page_the_rest_is_written(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    def fail() -> bytes:
+        raise LrflowError("there is no library")
+
+    monkeypatch.setattr("lrflow.reports.page.library", fail)
     (folder / "sweep.png").unlink()
     assert main(["task=analyze"]) == 0
-    assert "pip install 'lrflow[report]'" in capsys.readouterr().out
+    assert "no sweep.html: there is no library" in capsys.readouterr().out
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,0 +1,103 @@
+"""Charts: their colours, legends, thinned lines and descriptions; that each compiles, the browser shows elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from pages import colour, curves, marks
+
+from lrflow.display import COLD_TO_HOT, CURVES, MUTED
+from lrflow.reports.chart_layers import MAX_DRAWN, thinned
+from lrflow.reports.chart_parts import Axis, Band, Line, Points, Rule, Scale, Spec
+from lrflow.reports.charts import bars, chart, heatmap, parallel
+
+STEP, LOSS = Axis("step"), Axis("loss")
+
+
+def test_equal_names_have_equal_colours_and_one_entry_in_the_legend() -> None:
+    spec = chart(
+        STEP,
+        LOSS,
+        [
+            Line("head", [0, 1], [1, 2], dash="planned"),
+            Line("head", [0, 1], [1, 3]),
+            Line("body", [0, 1], [1, 3], colour=CURVES[0]),
+            Rule("spike", 1, "it rose"),
+            Rule("spike", 2, "again", dashed=True),
+            Band("spike", 1, 2),
+        ],
+    )
+    assert spec["usermeta"]["legend"] == [
+        {"name": "head", "colour": CURVES[1], "drawn": "line"},
+        {"name": "body", "colour": CURVES[0], "drawn": "line"},
+        {"name": "spike", "colour": CURVES[2], "drawn": "line"},
+        {"name": "planned", "colour": MUTED, "drawn": "dash"},
+    ]
+    assert colour(spec, "spike") == CURVES[2]
+    assert spec["layer"][0]["mark"]["type"] == "rect", "bands lie behind"
+    hints = {row["hint"] for (row,) in marks(spec, "rule")}
+    assert hints == {"it rose", "again"}
+    assert not chart(STEP, LOSS, [Line("one", [0], [1])])["usermeta"]["legend"]
+
+
+def test_a_long_line_keeps_its_peaks_its_ends_and_its_gaps() -> None:
+    y = np.random.default_rng(0).normal(size=50_000)
+    y[[17, 40_000]] = 99, -99
+    y[30_000:31_000] = math.nan
+    y[12_345] = math.inf
+    spec = chart(STEP, LOSS, [Line("loss", range(len(y)), y.tolist())])
+    rows = {int(row["x"]): row["y"] for row in curves(spec)[0]}
+    assert len(rows) <= MAX_DRAWN + 4
+    assert (rows[17], rows[40_000], rows[30_000], rows[12_345]) == (99, -99, None, None)
+    assert {0, 49_999} <= rows.keys()
+    assert all(value is None or value == y[at] for at, value in rows.items())
+    assert spec["usermeta"]["note"] == f"Drawn: {len(rows):,} of 50,000 points, with the extremes of each stretch."
+    assert "lowest -99, highest 99" in spec["description"]
+
+
+@pytest.mark.parametrize(
+    ("y", "kept"),
+    [
+        ([], []),
+        ([math.nan] * 9, []),
+        ([1.0] * 3, [0, 1, 2]),
+        ([0, 1, 2, 9, 2, 1, 0, -5, 0], [0, 3, 7, 8]),
+    ],
+)
+def test_thinned(y: list[float], kept: list[int]) -> None:
+    assert [at for at in thinned(range(len(y)), y, 4) if at in kept] == kept
+
+
+def test_what_a_logarithmic_axis_cannot_show_is_a_gap() -> None:
+    spec = chart(Axis("LR", "log"), Axis("loss", "log"), [Line("a", [0, 1, 2, 3], [1, 1, 0, 2])])
+    assert [(row["x"], row["y"]) for row in curves(spec)[0]] == [(1, 1), (2, None), (3, 2)]
+
+
+def test_shades_follow_a_bar_and_what_has_none_is_grey() -> None:
+    parts = [Line("a", [0, 1], [1, 2], shade=1e-3), Line("b", [0, 1], [1, 3], shade=1e-1), Line("c", [0, 1], [0, 0])]
+    spec = chart(STEP, LOSS, [*parts, Points("best", [1], [3], shades=[None])], shade="LR")
+    shaded = spec["layer"][0]["encoding"]["color"]["condition"]
+    assert (shaded["scale"]["domain"], tuple(shaded["scale"]["range"])) == ([1e-3, 1e-1], COLD_TO_HOT)
+    assert spec["layer"][1]["encoding"]["color"] == {"value": MUTED}
+    assert spec["usermeta"]["legend"] == []
+    one = chart(STEP, LOSS, parts[:1], shade="LR")
+    assert one["layer"][0]["encoding"]["color"] == {"value": COLD_TO_HOT[2]}
+
+
+def test_parallel_coordinates_place_numbers_and_words() -> None:
+    scales = [Scale("on", [True, None]), Scale("lr", [1e-3, 1e-1], log=True), Scale("loss", [2.0, 2.0])]
+    spec = parallel(scales, ["trial 0", "trial 1"])
+    places = [(row["axis"], row["line"], row["place"]) for row in spec["data"]["values"]]
+    assert places == [("on", 0, 0.5), ("lr", 0, 0.0), ("lr", 1, 1.0), ("loss", 0, 0.5), ("loss", 1, 0.5)]
+    texts = [(row["axis"], row["text"]) for row in marks(spec, "text")[0]]
+    assert texts == [("on", "true"), ("lr", "0.001"), ("lr", "0.1"), ("loss", "2")]
+
+
+def test_bars_and_heatmaps_describe_themselves() -> None:
+    assert bars({"lr": 0.6, "seed": 0.05}, "share", percent=True)["description"] == "lr: 60%; seed: 5%"
+    spec: Spec = heatmap(["1", "2"], ["a"], [[3.0, math.nan]], ("x", "y", "loss"))
+    assert spec["data"]["values"] == [{"x": "1", "y": "a", "value": 3.0}]
+    assert spec["description"].startswith("loss by x and y: lowest at a, 1: 3")
+    assert "nothing" in heatmap(["1"], ["a"], [[math.nan]], ("x", "y", "loss"))["description"]
