@@ -15,13 +15,13 @@ from lrflow.config.debugging import check_debugging, makes_short_runs
 from lrflow.config.diagnostics import answered, closest
 from lrflow.config.facts import check_facts
 from lrflow.config.find_schema import BatchSizeFind, RangeFind
+from lrflow.config.health_checks import check_health
 from lrflow.config.length import declared_horizon
 from lrflow.config.loggers import check_loggers
 from lrflow.config.metric_checks import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.nodes import check_targets
 from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
-from lrflow.config.run_schema import Health
 from lrflow.config.schema import Data, Facts, Optimizer, Rules, Schedule
 from lrflow.config.step_batch import check_batch_search, check_scaling
 from lrflow.config.targets import defaults
@@ -114,7 +114,7 @@ def check_config(
     problems += process_problems(config) if sound("trainer.") and is_within_a_program() else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_objective(config) if sound("model", "data") else []
-    problems += check_monitors(config.health)
+    problems += check_health(config)
     problems += [*check_switched_off(content), *check_of_lightning(content), *check_lightning(content)]
     problems += check_fact_names(config.data)
     problems += check_loader(config.data) if sound("data") else []
@@ -311,18 +311,6 @@ def check_uses(config: Config) -> list[Problem]:
         message = "only a resumed run uses it"
         problems.append(Problem("resume.horizon", message, config.resume.horizon, "add resume=last or resume=PATH"))
     return problems
-
-
-def check_monitors(health: Health) -> list[Problem]:
-    """Return a problem for each misspelt monitor that is switched off."""
-    known = list(Health.model_fields)
-    off = [name for name, node in (health.__pydantic_extra__ or {}).items() if node is None]
-    meant = {name: closest(name, known) for name in off}
-    return [
-        Problem(f"health.{name}", "there is no such monitor", None, f"did you mean health.{near}?")
-        for name, near in meant.items()
-        if near
-    ]
 
 
 def check_fact_names(data: Data) -> list[Problem]:

@@ -11,7 +11,16 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import average_schema, callback_schema, clip_schema, logger_schema, run_schema, schema, task_schema
+from lrflow.config import (
+    average_schema,
+    callback_schema,
+    clip_schema,
+    health_schema,
+    logger_schema,
+    run_schema,
+    schema,
+    task_schema,
+)
 from lrflow.config import find_schema as find_schemas
 from lrflow.config import types as f
 from lrflow.config.named_schema import Augmentations
@@ -42,9 +51,9 @@ class Config(schema.Section):
     trainer: run_schema.Trainer
     logger: logger_schema.Logger
     signals: run_schema.Signals = run_schema.Signals.model_construct()
-    health: run_schema.Health
+    health: health_schema.Health
     callbacks: callback_schema.Callbacks = Field(default_factory=lambda: callback_schema.Callbacks.model_validate({}))
-    sharpness: run_schema.Probing = run_schema.Probing.model_construct()
+    sharpness: health_schema.Probing = health_schema.Probing.model_construct()
     """Short form of `health.sharpness`; overrides it."""
     find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")
     task: task_schema.Task
@@ -141,7 +150,7 @@ class Config(schema.Section):
         """`_target_` and arguments of each monitor by its name in `health`."""
         nodes = self.health.nodes()
         if short := {key: value for key, value in self.sharpness.plain().items() if value is not None}:
-            nodes["sharpness"] = {"_target_": run_schema.Sharpness.default, **nodes.get("sharpness", {}), **short}
+            nodes["sharpness"] = {"_target_": health_schema.Sharpness.default, **nodes.get("sharpness", {}), **short}
         return nodes
 
     @property

@@ -8,7 +8,8 @@ from lrflow.limits import Limit, number, one_of, whole
 
 _POSITIVE = number(0, above=True)
 _SHARE = number(0, 1)
-_ENDS = one_of("watch", "stop", "ignore").or_null()  # a return to an earlier state helps against none of these
+_WORDS = ("watch", "stop", "ignore")  # a return to an earlier state helps against none of these
+_ENDS = one_of(*_WORDS).or_null()
 
 LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "Diverging": {"growth": _POSITIVE},
@@ -16,9 +17,19 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "Spiking": {"deviations": _POSITIVE, "lost": _POSITIVE},
     "WarmupTooShort": {"rise": _POSITIVE, "action": _ENDS},
     "Oscillating": {"scatter": _POSITIVE},
-    "TooLow": {"correlation": number(-1, 1), "straightness": _SHARE, "factor": number(1), "action": _ENDS},
-    "Overfitting": {"rise": number(0), "patience": whole(1), "action": _ENDS},
-    "Plateau": {"patience": _SHARE, "improvement": number(0), "left": _SHARE, "action": _ENDS},
+    "TooLow": {
+        "correlation": number(-1, 1),
+        "straightness": _SHARE,
+        "factor": number(1),
+        "action": one_of(*_WORDS, "raise").or_null(),
+    },
+    "Overfitting": {"rise": number(0), "patience": whole(1), "action": one_of(*_WORDS, "cooldown").or_null()},
+    "Plateau": {
+        "patience": _SHARE,
+        "improvement": number(0),
+        "left": _SHARE,
+        "action": one_of(*_WORDS, "cooldown", "restart", "kick").or_null(),
+    },
     "DeadGroup": {"factor": number(1), "excess": number(1), "largest": number(0), "action": _ENDS},
     "DataStall": {
         "share": number(0, 1, above=True),

@@ -139,7 +139,8 @@ def unknown_key(
     if elsewhere := _elsewhere(key, content):
         return Problem(key, message, value, f"did you mean {elsewhere}?")
     if parent:
-        return Problem(key, message, value, f"{parent} has {', '.join(known)}" if known else None)
+        own = f"; a monitor of your own is named by {key}._target_" if parent == "health" else ""
+        return Problem(key, message, value, f"{parent} has {', '.join(known)}{own}" if known else None)
     return Problem(key, message, value, f"the groups are {', '.join(groups)}")
 
 

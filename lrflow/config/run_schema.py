@@ -1,11 +1,11 @@
-"""Schemas of how a run is executed: trainer, checkpoints, health, batch scaling and resume."""
+"""Schemas of how a run is executed: trainer, checkpoints, signals, batch scaling and resume."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from lrflow.config import types as f
 from lrflow.config.callback_schema import End
@@ -163,146 +163,6 @@ class Trainer(Section):
         if self.strategy_name not in ("auto", "single_device", "singledevice"):
             return "strategy", self.strategy_name, "auto"
         return None
-
-
-class MonitorNode(Node):
-    """A monitor: `_target_`, a `lrflow.health.Monitor`, and its arguments."""
-
-    default: ClassVar[str | None] = None
-    """Default of `_target_`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_target(cls, given: Any) -> Any:
-        if cls.default is not None and isinstance(given, Mapping) and not {"_target_", "target"} & given.keys():
-            return {"_target_": cls.default, **given}
-        return given
-
-
-Response = Literal["watch", "stop", "recover"]
-"""What a run does about something that was found."""
-
-OwnResponse = Literal["watch", "stop", "recover", "ignore"]
-"""What a run does about the findings of one detector."""
-
-Action = Literal["stop", "warn", "ignore"]
-"""Reaction to the first value that is not finite."""
-
-
-class NonFinite(MonitorNode):
-    """Monitor of loss, gradients and weights that are not finite; see `lrflow.health.NonFinite`."""
-
-    default = "lrflow.health.NonFinite"
-
-    action: Annotated[Action, f.one_of(*get_args(Action))] = "stop"
-    """Reaction to the first value that is not finite."""
-
-
-class Probing(Section):
-    """When and how precisely the sharpness is measured."""
-
-    every: f.Interval | None = None
-    """Interval between measurements; None: never."""
-    batches: f.Count = 4
-    """Number of training batches; the run measures on the same ones each time."""
-    products: f.Count = 20
-    """Maximum number of Hessian-vector products per measurement."""
-
-
-class Sharpness(Probing, MonitorNode):
-    """Monitor of how close training is to the edge of stability; see `lrflow.health.Sharpness`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    default = "lrflow.health.Sharpness"
-
-
-def _action_alone(given: Any) -> Any:
-    """Expand `health.nonfinite=warn` to `health.nonfinite.action=warn`."""
-    return given if given is None or isinstance(given, Mapping | NonFinite) else {"action": given}
-
-
-class Detector(MonitorNode):
-    """A detector of one kind of problem; see `lrflow.health.Detector`. Its arguments are those of its class."""
-
-    model_config = ConfigDict(extra="allow")
-
-    action: Annotated[OwnResponse, f.one_of(*get_args(OwnResponse))] | None = None
-    """Response to what it finds. ignore: it does not look; None: as `health.action` says, if the kind is worth it."""
-
-
-class Recover(Section):
-    """How a run returns to an earlier state of its own; see `lrflow.training.rollback`."""
-
-    every: f.Interval = Duration.parse("2%")
-    """Interval between two snapshots of the state."""
-    keep: f.Count = 5
-    """Number of snapshots to keep in memory, besides the first one; their ages grow about geometrically."""
-    cut: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.3
-    """Factor on the LR at each rollback that is put down to it."""
-    rewarm: f.Time = Duration.parse("2%")
-    """Length of the warmup to the LR that was cut."""
-    times: f.Count = 5
-    """Most rollbacks of a run; after them it ends as diverged."""
-
-
-Skip = Literal["batches", "none"]
-"""What becomes of the batches to which a rollback is put down."""
-
-
-class Health(Section):
-    """Monitors of a run by name; null switches a monitor off."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, MonitorNode | None]
-
-    action: Annotated[Response, f.one_of(*get_args(Response))] = "watch"
-    """Response to findings. watch: report them; stop: also end the run; recover: also roll back and lower the LR."""
-    nonfinite: Annotated[
-        NonFinite | None, BeforeValidator(_action_alone), f.Json({"enum": [*get_args(Action)]}, beside=True)
-    ] = Field(default_factory=lambda: NonFinite.model_validate({}))
-    """Monitor of values that are not finite."""
-    sharpness: Sharpness | None = Field(default_factory=lambda: Sharpness.model_validate({}))
-    """Monitor of the curvature relative to the LR."""
-    diverging: Detector | None = None
-    """Detector of a loss that rises and does not come back."""
-    too_high: Detector | None = None
-    """Detector of an LR that is too high although the loss does not diverge."""
-    spiking: Detector | None = None
-    """Detector of losses and gradient norms that jump and come back."""
-    warmup_too_short: Detector | None = None
-    """Detector of a loss that rises at the end of the warmup and takes long to come back."""
-    oscillating: Detector | None = None
-    """Detector of a loss that jumps to and fro at an LR that does not decay."""
-    too_low: Detector | None = None
-    """Detector of an LR that is far too low."""
-    overfitting: Detector | None = None
-    """Detector of a metric that gets worse while the training loss falls."""
-    plateau: Detector | None = None
-    """Detector of a run that has not improved for long."""
-    dead_group: Detector | None = None
-    """Detector of a group that does not move, or moves far more than the others."""
-    data_stall: Detector | None = None
-    """Detector of steps that wait for data."""
-    recover: Recover = Field(default_factory=lambda: Recover.model_validate({}))
-    """How action=recover returns to an earlier state."""
-    skip: Annotated[Skip, f.one_of(*get_args(Skip))] = "batches"
-    """Whether batches to which a rollback is put down are left out when they are reached again."""
-
-    def may(self, response: Response) -> bool:
-        """Return whether this is the response to any finding; it need not be one that is worth it."""
-        found = {name: getattr(node, "action", None) for name, node in self._monitors.items() if name != "nonfinite"}
-        return response in (self.action, *found.values())
-
-    def nodes(self) -> dict[str, dict[str, Any]]:
-        """Return `_target_` and arguments of each monitor by name."""
-        return {name: node.node() for name, node in self._monitors.items()}
-
-    @property
-    def _monitors(self) -> dict[str, MonitorNode]:
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        found = {**own, **(self.__pydantic_extra__ or {})}
-        return {name: node for name, node in found.items() if isinstance(node, MonitorNode)}
 
 
 class Signals(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrflow.config.run_schema import OwnResponse, Response
+from lrflow.config.health_schema import OwnResponse, Response
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lrflow.config.run_schema import OwnResponse
+from lrflow.config.health_schema import OwnResponse
 from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector

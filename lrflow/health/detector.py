@@ -9,12 +9,14 @@ from typing import Any, ClassVar, get_args
 
 import pytorch_lightning as pl
 
-from lrflow.config.run_schema import OwnResponse, Response
+from lrflow.config.health_schema import OwnResponse, Response
 from lrflow.errors import LrflowError
 from lrflow.finding import Finding
+from lrflow.health.actions import Actions
 from lrflow.health.history import Facts, History, cut
 from lrflow.training.block import Block
 from lrflow.training.monitor import Monitor
+from lrflow.training.trainer import Trainer
 
 LOOKS = 100
 """Detectors look at the history at most about this many times per run."""
@@ -31,8 +33,9 @@ class Detector(ABC):
     looks is one finding.
 
     Args:
-        action: what the run does about it: `watch`, `stop`, `recover`, or `ignore`, with which it is not looked for;
-            None: as `health.action` says if the kind is one that is worth it, else `watch`.
+        action: what the run does about it: `watch`, `stop`, `recover`, one of `lrflow.health.actions`, or `ignore`,
+            with which it is not looked for; None: as `health.action` says if the kind is one that is worth it, else
+            `watch`.
 
     Attributes:
         kind: name of what it finds, and key below `health`; set by the run.
@@ -56,7 +59,7 @@ class Detector(ABC):
     def judge(self, history: History) -> Finding | None:
         """Return what the history shows, or None."""
 
-    def response(self, default: Response) -> Response:
+    def response(self, default: Response) -> OwnResponse:
         """Return what the run does about a finding.
 
         Args:
@@ -73,12 +76,17 @@ class Watch:
     Args:
         facts: what is known of the run.
         detectors: by their kinds.
+
+    Attributes:
+        every: steps between two looks; it also looks after each validation.
+        found: what the last look found, new or not, by kind.
     """
 
     def __init__(self, facts: Facts, detectors: Mapping[str, Detector]) -> None:
         self.history = History(facts)
         self.detectors = dict(detectors)
-        self._every = max(_LEAST_INTERVAL, facts.steps // LOOKS)
+        self.every = max(_LEAST_INTERVAL, facts.steps // LOOKS)
+        self.found: dict[str, Finding] = {}
         self._quiet: dict[str, int] = {}  # looks without it since it was found, for each kind that is not over
         for kind, detector in self.detectors.items():
             detector.kind = kind
@@ -86,9 +94,9 @@ class Watch:
     def extend(self, block: Block) -> Iterator[Finding]:
         """Add the next steps, and yield what is found at the steps at which it is time to look."""
         stop = block.first + len(block)
-        for part in cut(block, range(block.first - block.first % self._every + self._every, stop, self._every)):
+        for part in cut(block, range(block.first - block.first % self.every + self.every, stop, self.every)):
             self.history.extend(part)
-            if self.history.step % self._every == 0:
+            if self.history.step % self.every == 0:
                 yield from self._look()
 
     def add_validation(self, step: int, metrics: Mapping[str, float]) -> Iterator[Finding]:
@@ -107,9 +115,11 @@ class Watch:
             self._quiet = dict(state["quiet"])
 
     def _look(self) -> Iterator[Finding]:
+        self.found.clear()
         for kind, detector in self.detectors.items():
             finding = _judged(kind, detector, self.history)
             if finding is not None:
+                self.found[kind] = finding
                 is_known = kind in self._quiet
                 self._quiet[kind] = 0
                 if not is_known:
@@ -142,15 +152,25 @@ class Detection(Monitor):
     Args:
         watch: with the detectors.
         action: `health.action`, for detectors without an action of their own.
+        actions: what the run does besides a rollback; None: nothing.
     """
 
-    def __init__(self, watch: Watch, action: Response = "watch") -> None:
-        self.watch, self._action = watch, action
+    def __init__(self, watch: Watch, action: Response = "watch", actions: Actions | None = None) -> None:
+        self.watch, self._actions = watch, actions
+        self._responses = {kind: detector.response(action) for kind, detector in watch.detectors.items()}
+        # A rollback follows from the step that shows it, and the others from that at which it is seen.
+        self._acts = actions is not None and not {*self._responses.values()} <= {"watch", "recover"}
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Add the steps to the history; look at it whenever it is time."""
-        for finding in self.watch.extend(block):
-            self._respond(trainer, finding)
+        self._respond(trainer, self.watch.extend(block))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the signals at once where it is time to look, so that the step of an action depends on no clock."""
+        if self._acts and trainer.global_step % self.watch.every == 0:
+            self.run.signals.flush(trainer)
 
     def on_sharpness(self, step: int, top: float, share: float) -> None:
         """Add the measurement to the history."""
@@ -161,8 +181,7 @@ class Detection(Monitor):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             own = {name: float(value) for name, value in trainer.callback_metrics.items()}
             metrics = trainer.strategy.broadcast(own)  # a module may log other values in each process
-            for finding in self.watch.add_validation(trainer.global_step, metrics):
-                self._respond(trainer, finding)
+            self._respond(trainer, self.watch.add_validation(trainer.global_step, metrics))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, and which findings are not over."""
@@ -172,7 +191,17 @@ class Detection(Monitor):
         """Restore the history; that of other groups is dropped."""
         self.watch.load_state_dict(state_dict)
 
-    def _respond(self, trainer: pl.Trainer, finding: Finding) -> None:
-        detector = self.watch.detectors[finding.kind]
-        ends, suspects = "diverged" if detector.diverges else "", detector.suspects_batches
-        self.run.findings.report(trainer, finding, detector.response(self._action), ends, suspects)
+    def _respond(self, trainer: pl.Trainer, findings: Iterator[Finding]) -> None:
+        """Report what is new, and act on all that is there at the last look."""
+        self.watch.found.clear()
+        new = set()
+        for finding in findings:
+            detector = self.watch.detectors[finding.kind]
+            new.add(finding.kind)
+            ends, suspects = "diverged" if detector.diverges else "", detector.suspects_batches
+            self.run.findings.report(trainer, finding, self._responses[finding.kind], ends, suspects)
+        if self._acts and isinstance(trainer, Trainer) and not (trainer.rollback and trainer.rollback.is_pending):
+            assert self._actions is not None
+            for finding in self.watch.found.values():
+                response = self._responses[finding.kind]
+                self._actions.respond(trainer, finding, response, finding.kind in new)

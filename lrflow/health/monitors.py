@@ -14,6 +14,7 @@ from lrflow.config import Config, instantiate
 from lrflow.config.checks import settings_of
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
+from lrflow.health.actions import Actions
 from lrflow.health.detector import Detection, Detector, Watch
 from lrflow.health.history import Facts
 from lrflow.optimizers.traits import Traits
@@ -67,7 +68,8 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
     if problems:
         raise ConfigError(problems)
     if detectors:
-        detection = Detection(Watch(facts_of(config, run.plan), detectors), config.health.action)
+        actions = Actions(config.health, run.horizon)
+        detection = Detection(Watch(facts_of(config, run.plan), detectors), config.health.action, actions)
         detection.begin("", run)  # any other name may be that of a monitor in `health`
         built.append(detection)
     return built

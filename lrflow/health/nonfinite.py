@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from lrflow.config.run_schema import Action
+from lrflow.config.health_schema import Action
 from lrflow.display import joined
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding
@@ -66,7 +66,7 @@ class NonFinite(Monitor):
         step, hint = int(block.first + at), _DATA if block.first + at == 0 else _LR
         evidence = {"loss": float(loss), "grad_norm": float(norm), "lr": float(block.actual[at].max())}
         self._record(trainer, step, what, evidence, "" if step == 0 else _REMEDY)
-        if not self._rolls_back(trainer, step, what):
+        if not self._rolls_back(trainer, step, what, gradient_only=bool(np.isfinite(loss))):
             self._respond(f"step {step}: {what}, at LR {rates}", hint)
 
     def before_save(self, trainer: pl.Trainer) -> None:
@@ -103,11 +103,11 @@ class NonFinite(Monitor):
             remedy = "" if getattr(trainer, "rollback", None) else remedy
             run.findings.record(trainer, Finding(self.name, step + 1, step, what, evidence, 1.0, remedy))
 
-    def _rolls_back(self, trainer: pl.Trainer, step: int, what: str) -> bool:
+    def _rolls_back(self, trainer: pl.Trainer, step: int, what: str, gradient_only: bool = False) -> bool:
         """Request a rollback if the run can make one, and return whether it can."""
         rollback = getattr(trainer, "rollback", None) if self._action == "stop" else None
         if rollback is not None:
-            rollback.request(step, what, not_finite=True)
+            rollback.request(step, what, not_finite=True, gradient_only=gradient_only)
         return rollback is not None
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.config import Config
-from lrflow.config.run_schema import Skip
+from lrflow.config.health_schema import Skip
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.training.block import Block
-from lrflow.training.recovery import Changes, Recovery, Request
+from lrflow.training.recovery import Changes, KeptCut, Recovery, Request
 from lrflow.training.resume import Resumed
 from lrflow.training.rollback import Rollback
 
@@ -34,7 +34,8 @@ class Recover:
     """Decides between batches that are at fault and an LR that is too high.
 
     - The losses before one that is not finite were usual ones: a batch is at fault. The LR stays, and batches are
-      checked from the snapshot on, so that exactly those that are not finite are left out.
+      checked from the snapshot on, so that exactly those that are not finite are left out. The batch of a finite loss
+      with a gradient that is not finite is left out by its step.
     - They had exploded, or the batches were checked already: the LR is at fault. It is cut, and the run returns to a
       state before the explosion; if the last rollback has led nowhere, to an earlier one than that did.
     - A spike (`suspects`): the batches in question are left out, and the LR is cut as well.
@@ -68,10 +69,10 @@ class Recover:
         onset = self._onset(before)
         last = past[-1] if past else None
         again = last is not None and request.step <= last.step + self._margin
-        same = last is not None and request.step == last.step  # as where a gradient is not finite and the loss is
+        same = last is not None and request.step == last.step
         if request.not_finite and self._skip == "batches" and onset is None and (same or not again):
             until = request.step + 1 + self._margin
-            return Changes(request.since, guard=until, skip=[request.step] if same else ())
+            return Changes(request.since, guard=until, skip=[request.step] if same or request.gradient_only else ())
         if last is not None and (request.step, request.since) == (last.step, last.since) and last.skipped:
             # The same batches fail with other weights, so the last cut was a mistake.
             before_it = past[-2].factor if len(past) > 1 else 1.0
@@ -109,8 +110,8 @@ def make_rollback(
     folder: RunFolder,
     resumed: Resumed | None,
     report: Callable[[str], None],
-) -> Rollback | None:
-    """Return the callback that rolls a run back; None: its config has none.
+) -> Rollback | KeptCut | None:
+    """Return the callback that rolls a run back, or that keeps the LR as earlier rollbacks cut it; None: neither.
 
     Args:
         config: of the run.
@@ -118,17 +119,14 @@ def make_rollback(
         length: of the run without its cooldown.
         folder: of the run.
         resumed: the run that is resumed; None: a new run.
-        report: is called with one line per rollback, and with one about a cut of the LR that a resumed run has lost.
+        report: is called with one line per rollback.
 
     Raises:
         ConfigError: the run cannot return to an earlier state.
     """
     recover = config.health.recover
     if not config.health.may("recover") or config.trainer.fast_dev_run:
-        if resumed and resumed.recovered != 1:
-            had = f"the run had cut its LR to {resumed.recovered:.3g} times the planned one"
-            report(f"health: {had}; no finding recovers now, so it is the planned one")
-        return None
+        return KeptCut() if resumed and resumed.recovered != 1 and config.monitors else None
     if trainer.strategy.restore_checkpoint_after_setup:
         message = f"{type(trainer.strategy).__name__} divides the weights, and a rollback needs whole ones"
         raise ConfigError([Problem("health.recover", message, ..., "take trainer.strategy=ddp")])

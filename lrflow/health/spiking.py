@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lrflow.config.run_schema import OwnResponse
+from lrflow.config.health_schema import OwnResponse
 from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.course import Course

@@ -24,7 +24,7 @@ class PlanChangedWarning(UserWarning):
 
 
 class PlanScheduler(LRScheduler):
-    """Writes `plan.lr(step) * feedback * recovery(step)` into every parameter group; step it after each optimizer step.
+    """Writes `plan.lr(step) * feedback * factors(step)` into every parameter group; step it after each optimizer step.
 
     It also writes the scheduled settings of the plan, on which these factors have no effect.
 
@@ -49,7 +49,7 @@ class PlanScheduler(LRScheduler):
         self._columns = _columns(optimizer, plan)
         self._settings = _settings(optimizer, plan, self._columns)
         self._feedback = 1.0
-        self._recovery: Callable[[np.ndarray], np.ndarray] | None = None
+        self._factors: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         self._move_to(0)
 
     @property
@@ -69,18 +69,17 @@ class PlanScheduler(LRScheduler):
 
     @property
     def factor(self) -> float:
-        """What the planned LR of the current step is multiplied by: feedback and recovery."""
-        if self._recovery is None:
-            return self._feedback
-        return self._feedback * float(self._recovery(np.array([self.last_epoch]))[0])
+        """What the planned LR of the current step is multiplied by: feedback and the factors of `multiply`."""
+        return self._feedback * self._products[self.last_epoch - self._block_end]
 
-    def recover(self, factor: Callable[[np.ndarray], np.ndarray]) -> None:
+    def multiply(self, name: str, factor: Callable[[np.ndarray], np.ndarray]) -> None:
         """Multiply the LRs by a factor of the step, from the current step on.
 
         Args:
+            name: of the factor; one of the same name is replaced.
             factor: takes steps [n] and returns factors [n], float64.
         """
-        self._recovery = factor
+        self._factors[name] = factor
         self._move_to(self.last_epoch)
 
     def step(self, epoch: int | None = None) -> None:
@@ -112,11 +111,11 @@ class PlanScheduler(LRScheduler):
         self._move_to(self.last_epoch)
 
     def planned(self) -> list[float]:
-        """Return the planned LR of each parameter group at the current step, without feedback and recovery."""
+        """Return the planned LR of each parameter group at the current step, without feedback and other factors."""
         return self.plan.lr(np.array([self.last_epoch]))[0, self._columns].tolist()
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the LR of each parameter group at the current step: plan times feedback and recovery."""
+        """Return the LR of each parameter group at the current step: plan times feedback and other factors."""
         return [lr * self._feedback for lr in self._block[self.last_epoch - self._block_end]]
 
     def get_last_lr(self) -> list[float | Tensor]:
@@ -148,8 +147,12 @@ class PlanScheduler(LRScheduler):
         """Compute the rows of the next steps, from the current one on."""
         steps = np.arange(self.last_epoch, self.last_epoch + BLOCK)
         rates = self.plan.lr(steps)[:, self._columns]
-        if self._recovery is not None:
-            rates = rates * self._recovery(steps)[:, None]
+        product = np.ones(BLOCK)
+        for factor in self._factors.values():
+            product = product * factor(steps)
+        if self._factors:
+            rates = rates * product[:, None]
+        self._products: list[float] = product.tolist()
         self._block: list[list[float]] = rates.tolist()
         self._block_end = self.last_epoch + BLOCK  # the row of a step is block[step - end]
         if self._settings:

@@ -30,8 +30,8 @@ from lrflow.tasks.population_checks import (
     snapshot_shared_state,
     verify,
 )
+from lrflow.tasks.prepare import prepare
 from lrflow.tasks.run_record import conclude, failure_recorded, open_folder, open_loggers, record_start
-from lrflow.tasks.train import prepare
 from lrflow.training.group_norms import measuring_intervals
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit

@@ -20,7 +20,7 @@ from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.runs import RunFolder
 from lrflow.schedules import Duration
-from lrflow.tasks.train import Prepared, prepare
+from lrflow.tasks.prepare import Prepared, prepare
 from lrflow.training import Supervised
 from lrflow.training.isolation import Snapshot
 from lrflow.training.state import attribute_digests, namespaces, preserve_random_state, random_state, same_random_state

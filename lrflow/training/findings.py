@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from lrflow.config.run_schema import Response
+from lrflow.config.health_schema import OwnResponse
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding, read_findings
 from lrflow.runs import FINDINGS
@@ -44,7 +44,7 @@ class Findings(Callback):
         self,
         trainer: pl.Trainer,
         finding: Finding,
-        response: Response = "watch",
+        response: OwnResponse = "watch",
         ends: str = "",
         suspects: bool = False,
     ) -> None:
@@ -53,7 +53,8 @@ class Findings(Callback):
         Args:
             trainer: of the run.
             finding: the finding.
-            response: `watch` records it; `stop` also ends the run; `recover` returns it to an earlier state.
+            response: `watch` records it; `stop` also ends the run; `recover` returns it to an earlier state. All others
+                record it, since their responses are not made here.
             ends: how `stop` ends the run: `diverged`, or at this step as one that ended early.
             suspects: whether the batches of the steps that show it are the likely cause, so `recover` leaves them out.
 

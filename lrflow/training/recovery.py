@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
 from lrflow.display import counted
+from lrflow.plan import PlanScheduler
 from lrflow.training.block import Block
+
+STATE_KEY = "Rollback"
+"""Key of the state of `lrflow.training.rollback.Rollback` among the callbacks of a checkpoint."""
 
 
 class RollbackDue(Exception):  # noqa: N818  # no error: it only leads out of Lightning's loops
@@ -57,8 +66,51 @@ def describe_recovery(record: Mapping[str, int] | None, steps: int) -> str | Non
     return back + f", batches of {record['left_out']:,} of {steps:,} steps left out" * bool(record["left_out"])
 
 
-STATE_KEY = "Rollback"
-"""Key of the state of `lrflow.training.rollback.Rollback` among the callbacks of a checkpoint."""
+def factor_of(recoveries: Sequence[Recovery], steps: np.ndarray) -> np.ndarray:
+    """Return the factor on the planned LR at these steps after the last rollback; [n], float64."""
+    factor = np.full(len(steps), recoveries[-1].factor if recoveries else 1.0)
+    if warming := [recovery for recovery in recoveries if recovery.rewarm]:
+        last = warming[-1]
+        factor *= np.clip((steps - last.to + 1) / (last.rewarm + 1), 1 / (last.rewarm + 1), 1.0)
+    return factor
+
+
+def facts_of(recoveries: Sequence[Recovery]) -> dict[str, Any]:
+    """Return fields of the summary: the rollbacks as plain data, their number and that of steps left out."""
+    counts = {"rollbacks": len(recoveries), "left_out": len(left_out(recoveries))}
+    return {"recoveries": [recovery.to_dict() for recovery in recoveries], "recovery": counts}
+
+
+class KeptCut(Callback):
+    """Keeps the factor of earlier rollbacks on the LR in a run that is resumed and does not roll back any more.
+
+    It takes the place of the `lrflow.training.rollback.Rollback` in the checkpoints, for a run that does so again.
+
+    Attributes:
+        facts: fields of the summary, as of `Rollback`.
+    """
+
+    state_key = STATE_KEY
+
+    def __init__(self) -> None:
+        self.facts, self._state = facts_of(()), dict[str, Any]()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Multiply the LRs by the factor."""
+        recoveries = [Recovery(**one) for one in self._state["recoveries"]]
+        self.facts["recoveries"][:] = facts_of(recoveries)["recoveries"]
+        self.facts["recovery"].update(facts_of(recoveries)["recovery"])
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, PlanScheduler)
+        scheduler.multiply("rollbacks", partial(factor_of, recoveries))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the checkpoint, without the snapshots that this run does not keep."""
+        return {**self._state, "snapshots": []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state."""
+        self._state = state_dict
 
 
 def recovered_factor(checkpoint: Mapping[str, Any]) -> float:
@@ -77,6 +129,8 @@ class Request:
         reason: why, for people.
         suspects: whether the batches of the steps in question are the likely cause, as of a spike.
         not_finite: whether the loss, the gradient or the weights are not finite.
+        gradient_only: whether the loss of the step is finite and the gradient is not, so that no check of batches and
+            losses would find the batch.
     """
 
     step: int
@@ -84,6 +138,7 @@ class Request:
     reason: str
     suspects: bool = False
     not_finite: bool = False
+    gradient_only: bool = False
 
 
 @dataclass(frozen=True)

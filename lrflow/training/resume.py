@@ -20,6 +20,7 @@ from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.curve import BETA
 from lrflow.schedules.time import durations_in
 from lrflow.schedules.wrappers import ContinueMode
+from lrflow.training.adjustments import has_adjusted
 from lrflow.training.branches import Branch, compile_branched, length_without_cooldown
 from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkpoint
 from lrflow.training.feedback_loop import dropped_message
@@ -43,6 +44,7 @@ class Resumed:
         accumulate: number of batches per optimizer step.
         routes: the route of each parameter's optimizer, by parameter name.
         recovered: the factor of its last rollback on the LR; 1: it has made none.
+        adjusted: whether it has adjusted its LR, as after a finding.
         feedback: message for a run that resumes without the feedback that it had; None: it had none.
         end: for a run that made its last step: what ended it before the end of its plan (`ended_by`), whether its last
             weights were validated (`validated`), and its `metrics`; None: it has steps left, or an earlier version
@@ -64,6 +66,7 @@ class Resumed:
     accumulate: int
     routes: dict[str, str | None]
     recovered: float = 1.0
+    adjusted: bool = False
     feedback: str | None = None
     end: Mapping[str, Any] | None = None
     not_finite: tuple[str, ...] = ()
@@ -111,6 +114,7 @@ class Resumed:
                 for name in names
             },
             recovered=recovered_factor(content),
+            adjusted=has_adjusted(content),
             feedback=dropped_message(content["feedback"]) if "feedback" in content else None,
             end=own.get("end"),
             not_finite=tuple(own.get("not_finite", ())),

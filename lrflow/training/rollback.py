@@ -24,7 +24,7 @@ from lrflow.training.batch_guard import BatchGuard
 from lrflow.training.block import Block
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
 from lrflow.training.monitor import look
-from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue, left_out
+from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue, factor_of, facts_of
 from lrflow.training.signals import Signals
 from lrflow.training.snapshots import PREFIX, Snapshot, copied, snapshot_name, snapshots_of, superfluous
 from lrflow.training.state import preserve_random_state, set_random_state
@@ -62,7 +62,7 @@ class Rollback(Callback):
     ) -> None:
         self.policy, self.every, self.report = policy, max(1, every), report
         self.guard = BatchGuard(self)
-        self.facts: dict[str, Any] = {"recoveries": [], "recovery": {"rollbacks": 0, "left_out": 0}}
+        self.facts = facts_of(())
         self.recoveries: list[Recovery] = []
         self._keep, self._folder, self._source = keep, folder, source
         self._ring: list[Snapshot] = []
@@ -165,7 +165,13 @@ class Rollback(Callback):
     # Requests
 
     def request(
-        self, since: int, reason: str, step: int | None = None, suspects: bool = False, not_finite: bool = False
+        self,
+        since: int,
+        reason: str,
+        step: int | None = None,
+        suspects: bool = False,
+        not_finite: bool = False,
+        gradient_only: bool = False,
     ) -> None:
         """Ask for a rollback; every process has to ask for the same one, in the hook that receives a block.
 
@@ -178,8 +184,10 @@ class Rollback(Callback):
             step: the step whose signals are evidence enough; None: `since`.
             suspects: whether the batches of the steps in question are the likely cause.
             not_finite: whether something is not finite.
+            gradient_only: whether that is the gradient, and the loss is finite.
         """
-        self._requests.append(Request(since if step is None else step, since, reason, suspects, not_finite))
+        step = since if step is None else step
+        self._requests.append(Request(step, since, reason, suspects, not_finite, gradient_only))
 
     def is_past(self, step: int) -> bool:
         """Whether the run goes back because of an earlier step than this one."""
@@ -263,20 +271,17 @@ class Rollback(Callback):
 
     def _apply(self, trainer: pl.Trainer) -> None:
         """Multiply the LRs from here on by the factor of the last rollback."""
-        self.facts["recoveries"][:] = [recovery.to_dict() for recovery in self.recoveries]
-        self.facts["recovery"].update(rollbacks=len(self.recoveries), left_out=len(left_out(self.recoveries)))
+        facts = facts_of(self.recoveries)
+        self.facts["recoveries"][:] = facts["recoveries"]
+        self.facts["recovery"].update(facts["recovery"])
         if self.recoveries:
             scheduler = trainer.lr_scheduler_configs[0].scheduler
             assert isinstance(scheduler, PlanScheduler)
-            scheduler.recover(self.factor)
+            scheduler.multiply("rollbacks", self.factor)
 
     def factor(self, steps: np.ndarray) -> np.ndarray:
         """Return the factor on the planned LR at these steps after the last rollback; [n], float64."""
-        factor = np.full(len(steps), self.recoveries[-1].factor if self.recoveries else 1.0)
-        if warming := [recovery for recovery in self.recoveries if recovery.rewarm]:
-            last = warming[-1]
-            factor *= np.clip((steps - last.to + 1) / (last.rewarm + 1), 1 / (last.rewarm + 1), 1.0)
-        return factor
+        return factor_of(self.recoveries, steps)
 
     def _keep_rows(self, recovery: Recovery) -> None:
         """Copy the rows of metrics.csv that the rollback drops."""

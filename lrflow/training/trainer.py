@@ -45,11 +45,13 @@ class Trainer(pl.Trainer):
         cooldown: the `lrflow.training.cooldown.Cooldown` with which the run may end before its plan does; None: there
             is none.
         rollback: the `lrflow.training.rollback.Rollback` that returns the run to earlier states; None: nothing does.
+        adjustments: the `lrflow.training.adjustments.Adjustments` of the LR; None: nothing adjusts it.
         batch_guard: its `lrflow.training.batch_guard.BatchGuard`; None: every batch is trained on.
     """
 
     cooldown: Any = None
     rollback: Any = None
+    adjustments: Any = None
     batch_guard: Any = None
 
     fit_loop: FitLoop

@@ -24,7 +24,7 @@ from lrflow.metric import Metric
 from lrflow.plan import Plan
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.tasks.plan import run as run_plan
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.machine import varies
@@ -86,8 +86,8 @@ def test_a_method_of_the_same_name_is_not_taken_for_one_that_follows_the_plan(
         def follow(self, leader: Any) -> None:
             raise AssertionError
 
-    callbacks = train._callbacks
-    monkeypatch.setattr(train, "_callbacks", lambda *given: [Mine(), *callbacks(*given)])
+    callbacks = prepare._callbacks
+    monkeypatch.setattr(prepare, "_callbacks", lambda *given: [Mine(), *callbacks(*given)])
     folder = go(tmp_path, *COOLDOWN)
     assert json.loads((folder / "summary.json").read_text())["steps"] == 16
 
@@ -102,10 +102,10 @@ class DiesIn(pl.Callback):
 
 def killed(output: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that was killed in its cooldown."""
-    callbacks = train._callbacks
+    callbacks = prepare._callbacks
 
     def work() -> None:
-        monkeypatch.setattr(train, "_callbacks", lambda *given: [DiesIn(), *callbacks(*given)])
+        monkeypatch.setattr(prepare, "_callbacks", lambda *given: [DiesIn(), *callbacks(*given)])
         go(output, *COOLDOWN)
 
     process = multiprocessing.get_context("fork").Process(target=work)

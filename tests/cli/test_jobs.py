@@ -14,7 +14,7 @@ from lrflow.config import compose, validate
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 
 SHORT = ["trainer=cpu", "model=logistic", "trainer.max_steps=4", "trainer.progress=false", "trainer.val_every=2"]
 
@@ -44,8 +44,8 @@ class Ends(pl.Callback):
 def test_the_outcome_of_a_job_is_the_one_in_its_folder(
     ends: list[pl.Callback], status: str, code: int, steps: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    callbacks = train._callbacks
-    monkeypatch.setattr(train, "_callbacks", lambda *given: [*callbacks(*given), *ends])
+    callbacks = prepare._callbacks
+    monkeypatch.setattr(prepare, "_callbacks", lambda *given: [*callbacks(*given), *ends])
     config = compose(SHORT)
     outcome = run_job(validate(config.source, config.choices, ["seed=0"], tmp_path / "7"))
     assert (outcome.status, outcome.exit_code, outcome.steps, outcome.planned) == (status, code, steps, 4)

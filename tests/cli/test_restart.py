@@ -20,6 +20,7 @@ from lrflow.config.restart import fingerprint
 from lrflow.config.saved import config_text
 from lrflow.tasks import train as task
 from lrflow.tasks.find import _with_lr
+from lrflow.tasks.prepare import build_trainer
 from lrflow.training.interrupt import requeue
 from lrflow.training.machine import varies
 
@@ -64,7 +65,7 @@ def start(
 ) -> Callable[..., tuple[int | None, str, list[Path]]]:
     """Runs a command, which dies or gets a signal in a step. Returns exit code, output and run folders."""
     monkeypatch.chdir(tmp_path)
-    make = task.build_trainer
+    make = build_trainer
 
     def go(
         *words: str, dies: int | None = None, signals: tuple[int, int] = (-1, 0)
@@ -81,7 +82,7 @@ def start(
             trainer.callbacks.append(Die())  # type: ignore[attr-defined]
             return trainer
 
-        monkeypatch.setattr(task, "build_trainer", build)
+        monkeypatch.setattr("lrflow.tasks.prepare.build_trainer", build)
         try:
             code = main([*SHORT, *words])
         except Killed:

@@ -24,7 +24,7 @@ from pytorch_lightning import Callback
 from lrflow.config import compose
 from lrflow.data.digits import Digits
 from lrflow.errors import LrflowError
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.launch import rank
 
 load = Digits.load
@@ -46,12 +46,12 @@ class Look(Callback):
     def on_train_end(self, trainer, module):
         torch.save(module.state_dict(), f"rank{rank()}.pt")
 
-fit = train.build_trainer
+fit = prepare.build_trainer
 def build_and_add(*settings):
     trainer = fit(*settings)
     trainer.callbacks.append(Look())
     return trainer
-train.build_trainer = build_and_add
+prepare.build_trainer = build_and_add
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

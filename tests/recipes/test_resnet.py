@@ -15,7 +15,7 @@ from lrflow import assemble
 from lrflow.config import compose
 from lrflow.errors import ConfigError
 from lrflow.recipes.resnet.model import AugmentedResNet, flipped, shifted
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.training import Signals
 
 # oneDNN 3.12 (torch 2.13) writes beyond its memory on CPUs with AVX2 alone, if a 1x1 convolution of stride 2 has fewer
@@ -154,8 +154,8 @@ def test_no_step_waits_for_the_device(
     recipe: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched()
-    callbacks = train._callbacks
-    monkeypatch.setattr(train, "_callbacks", lambda *given: [watched, *callbacks(*given), Unwatched(watched)])
+    callbacks = prepare._callbacks
+    monkeypatch.setattr(prepare, "_callbacks", lambda *given: [watched, *callbacks(*given), Unwatched(watched)])
     flush = Signals.flush
 
     def between_steps(signals: Signals, trainer: pl.Trainer, together: bool = True) -> None:

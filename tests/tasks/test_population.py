@@ -16,7 +16,7 @@ import torch
 from lrflow.config import Config, compose
 from lrflow.errors import DivergedError, LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
-from lrflow.tasks import evaluate, population, train
+from lrflow.tasks import evaluate, population, prepare, train
 from lrflow.training.machine import varies
 from lrflow.vectorized.eligibility import ineligible_because, population_key
 from lrflow.vectorized.population import Population, UnfitError
@@ -205,8 +205,8 @@ def test_an_error_at_a_members_validation_ends_only_this_member(
             if trainer.global_step == 20 and trainer.callback_metrics["val/loss"] > 2.25:
                 raise LrflowError(f"given up in epoch {trainer.current_epoch}")
 
-    callbacks = train._callbacks
-    monkeypatch.setattr(train, "_callbacks", lambda *given: [*callbacks(*given), Ending()])
+    callbacks = prepare._callbacks
+    monkeypatch.setattr(prepare, "_callbacks", lambda *given: [*callbacks(*given), Ending()])
     found = together(tmp_path, ["optimizer=sgd"], (["optimizer.lr=1e-4"], ["optimizer.lr=0.5"]))
     assert str(found[0].error) == "given up in epoch 1"
     assert weights(tmp_path / "0/checkpoints/best.ckpt")["global_step"] == 20

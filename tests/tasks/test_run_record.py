@@ -17,7 +17,7 @@ from lrflow.errors import DivergedError, EndedEarlyError, PrunedError, SignalRec
 from lrflow.loggers.loggers import close_loggers
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.tasks.run_record import open_loggers
 
 SHORT = ["model.widths=[8]", "trainer=cpu", "trainer.max_steps=12", "trainer.progress=false", "data.batch_size=128"]
@@ -51,10 +51,10 @@ def ended(tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> Cal
                 act(trainer)
 
         setattr(Acts, hook, acts)
-        callbacks = train._callbacks
+        callbacks = prepare._callbacks
         for where in ("lrflow.tasks.train.close_loggers", "lrflow.tasks.run_record.close_loggers"):
             monkeypatch.setattr(where, close)
-        monkeypatch.setattr("lrflow.tasks.train._callbacks", lambda *given: [*callbacks(*given), Acts()])
+        monkeypatch.setattr("lrflow.tasks.prepare._callbacks", lambda *given: [*callbacks(*given), Acts()])
         error: BaseException | None = None
         try:
             train.run(compose([*SHORT, f"output={tmp_path}"]))

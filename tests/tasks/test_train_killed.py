@@ -19,7 +19,7 @@ import torch
 
 from lrflow.config import compose
 from lrflow.runs import RunFolder, newest_checkpoint
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.training.best import Best
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.machine import varies
@@ -239,8 +239,8 @@ def test_a_run_that_something_ended_early_only_ends(
             if trainer.global_step == 5:
                 trainer.should_stop = True
 
-    callbacks = train._callbacks
-    monkeypatch.setattr(train, "_callbacks", lambda *given: [Ends(), *callbacks(*given)])
+    callbacks = prepare._callbacks
+    monkeypatch.setattr(prepare, "_callbacks", lambda *given: [Ends(), *callbacks(*given)])
     first = train.outcome(config_of(tmp_path / "whole"))
     killed(config_of(tmp_path / "killed"), test=kill)
     folder = only(tmp_path / "killed")
@@ -249,7 +249,7 @@ def test_a_run_that_something_ended_early_only_ends(
     assert "the callback Ends" in ended.reason
     assert summary(folder) == summary(first.folder)
     assert rows(folder) == rows(first.folder)
-    monkeypatch.setattr(train, "_callbacks", callbacks)
+    monkeypatch.setattr(prepare, "_callbacks", callbacks)
     assert train.outcome(config_of(tmp_path / "killed", f"resume.from={folder}")).steps == 12, "now it goes on"
 
 
