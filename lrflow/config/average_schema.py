@@ -39,7 +39,7 @@ class EMA(_Averaged):
     """Mean memory of the average: decay = 1 - 1 / (its steps); None: by `decay`."""
     warmup: f.Switch = True
     """Let the decay be at most (1 + t) / (10 + t) after t steps."""
-    start: f.Time = NO_TIME
+    start: f.Within = NO_TIME
     """Duration before the first weights enter."""
 
     def averaging(self, horizon: Horizon) -> Averaging:
@@ -64,7 +64,7 @@ class SWA(_Averaged):
     """Mean of weights some time apart."""
 
     kind: Literal["swa"]
-    start: f.Time = Duration.parse("75%")
+    start: f.Within = Duration.parse("75%")
     """Duration before the first weights enter."""
     every: f.Interval = Duration.parse("1 epoch")
     """Duration between weights that enter."""

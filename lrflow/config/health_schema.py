@@ -91,7 +91,7 @@ class Recover(Section):
     """Number of snapshots to keep in memory, besides the first one; their ages grow about geometrically."""
     cut: Annotated[float, f.number(0, 1, above=True, below=True)] = 0.3
     """Factor on the LR at each rollback that is put down to it."""
-    rewarm: f.Time = Duration.parse("2%")
+    rewarm: f.Within = Duration.parse("2%")
     """Length of the warmup to the LR that was cut."""
     times: f.Count = 5
     """Most rollbacks of a run; after them it ends as diverged."""
@@ -102,7 +102,7 @@ class Restart(Section):
 
     peak: f.PeakShare = 1.0
     """The LR that it rises to, relative to the planned peak."""
-    rewarm: f.Time = Duration.parse("2%")
+    rewarm: f.Within = Duration.parse("2%")
     """Length of the rise; then the LR falls to the plan, which it reaches at the end of the run."""
     times: f.Count = 1
     """Most restarts of a run."""
@@ -124,7 +124,7 @@ class Raise(Section):
 
     most: Annotated[float, f.number(1, 1000, above=True)] = 10.0
     """Highest factor of one raise; the finding says which one is enough."""
-    rewarm: f.Time = Duration.parse("2%")
+    rewarm: f.Within = Duration.parse("2%")
     """Length of the rise."""
     times: f.Count = 3
     """Most raises of a run."""

@@ -40,8 +40,15 @@ def _duration(value: Any) -> Duration:
         raise PydanticCustomError("expected", "{sentence}", {"sentence": message}) from None
 
 
+def _within(value: Any) -> Duration:
+    duration = _duration(value)
+    if duration.unit == "fraction" and duration.value > 1:
+        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": "at most 100%, the whole run"})
+    return duration
+
+
 def _interval(value: Any) -> Duration:
-    if (duration := _duration(value)).value == 0:
+    if (duration := _within(value)).value == 0:
         raise PydanticCustomError("expected", "expected {sentence}", {"sentence": "a duration above 0"})
     return duration
 
@@ -261,6 +268,9 @@ Eps = Annotated[
     ),
 ]
 Time = Annotated[Duration, PlainValidator(_duration), Json(any_of(limits.number(0).json, _DURATION))]
+Within = Annotated[Duration, PlainValidator(_within), Json(any_of(limits.number(0).json, _DURATION))]
+"""A duration that is a part of the run; whether a schedule's fits into it is checked with the schedule."""
+
 INTERVAL = any_of(_ABOVE_0, _DURATION)
 """JSON schema of a duration above 0."""
 

@@ -71,12 +71,12 @@ class Actions:
 
     def _adjust(self, done: Adjustments, finding: Finding, action: str, is_new: bool) -> None:
         step, health, end = finding.step, self._health, self._length.steps
-        now = float(done.factor(np.array([step]))[0])
         until: int | None = end
         peak = None
         if action == "restart":
             rewarm, peak = health.restart.rewarm.steps(self._length), health.restart.peak
-            share = float(done.share(np.array([step]))[0]) * now
+            at = np.array([min(step + rewarm, end - 1)])
+            share = float((done.share(at) * done.factor(at))[0])
             factor = peak / share if share > 0 else 0.0
             failed = f"the LR is {share:.3g} times its planned peak"
         elif action == "kick":
@@ -86,8 +86,9 @@ class Actions:
         else:
             rewarm, until = health.raise_.rewarm.steps(self._length), None
             wanted = finding.evidence.get("factor", math.inf)
-            factor = min(health.raise_.most, wanted / now)
-            failed = f"the LR is {now:.3g} times the planned one, and {wanted:.3g} times would do"
+            raised = math.prod(one.factor for one in done.active if one.action == action)
+            factor = min(health.raise_.most, wanted / raised)
+            failed = f"the LR is {raised:.3g} times the planned one, and {wanted:.3g} times would do"
         line = f"step {step:,}: {spoken(finding.kind)}: {action}"
         if factor < _NOTICEABLE or step + rewarm >= end:
             if is_new:
@@ -96,7 +97,7 @@ class Actions:
         done.add(Adjustment(step, action, finding.kind, factor, rewarm, until, peak, finding.message))
         count = f"{sum(one.action == action for one in done.active)} of {self._times(action)}"
         back = "" if until is None else f", and back to the planned one by step {until:,}"
-        done.report(f"{line} ({count}), LR x {now * factor:.3g} after {counted(rewarm, 'step')}{back}")
+        done.report(f"{line} ({count}), LR x {factor:.3g} over {counted(rewarm, 'step')}{back}")
 
 
 def _end(one: Adjustment) -> int:

@@ -116,7 +116,7 @@ class WandbHistory(ReachableWandbLogger):
                 for own, values in rows_of(path):
                     self._used.add(own)
                     if STEP in values:
-                        self._known.setdefault(int(values[STEP]), set()).update(values)
+                        self._remember(int(values[STEP]), set(values))
             except Exception as error:  # a damaged file raises many types of errors, and must not end the run
                 log.warning("%s: cannot be read to its end (%s): W&B may get rows twice", path, type(error).__name__)
         experiment: Any = self.experiment
@@ -124,6 +124,16 @@ class WandbHistory(ReachableWandbLogger):
             self._least = int(getattr(experiment, "step", 0) or 0)  # of the server, which takes no earlier ones
         for before, row in rows_before(self._folder / "metrics.csv", step):
             self._put(before, row)
+
+    def _remember(self, step: int, names: set[str]) -> None:
+        """Note that W&B has these metrics of a step.
+
+        A row that it had already was logged again after a rollback, which had abandoned all later ones.
+        """
+        assert self._known is not None
+        if names <= self._known.get(step, set()):
+            self._known = {one: known for one, known in self._known.items() if one < step}
+        self._known.setdefault(step, set()).update(names)
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

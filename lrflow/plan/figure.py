@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import StepPatch
 
+    from lrflow.plan.actual import Actual
+
 POINTS = 2000  # per line: more than the figure has pixels
 LEGEND_LINES = 12  # most lines that the legend names
 LEGEND_X = 1.01  # left edge of the legend, in widths of the axes
@@ -28,9 +30,9 @@ TABLE_WIDTH = 120  # characters of the table in a notebook
 DECADES = 3  # shown below the lowest peak on a log axis
 
 
-def plot(plan: PlanBase, path: Path) -> Path:
+def plot(plan: PlanBase, path: Path, actual: Actual | None = None) -> Path:
     """Draw the LR of every group over the run into `path` (its folder is made if missing) and return it."""
-    return save_figure(draw(plan), path)
+    return save_figure(draw(plan, actual), path)
 
 
 def as_html(plan: PlanBase) -> str:
@@ -44,8 +46,13 @@ def as_html(plan: PlanBase) -> str:
     return f'<div>{table}<img alt="learning rate over the run" src="data:image/png;base64,{data}"></div>'
 
 
-def draw(plan: PlanBase) -> Figure:
-    """Draw the LR of every group; groups with one curve share a line, peaks more than 10x apart use a log axis."""
+def draw(plan: PlanBase, actual: Actual | None = None) -> Figure:
+    """Draw the LR of every group; groups with one curve share a line, peaks more than 10x apart use a log axis.
+
+    Args:
+        plan: the plan.
+        actual: the LR that the run used: a line beside each planned one, which is dashed then; None: not drawn.
+    """
     from matplotlib.figure import Figure  # instead of pyplot, which has state and needs a display
 
     figure = Figure(figsize=(9, 4.8 + 1.6 * len(plan.also)), facecolor="white")
@@ -55,13 +62,20 @@ def draw(plan: PlanBase) -> Figure:
     curves = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
     steps = sample_steps(plan, POINTS)
     rates, edges = plan.lr(steps), [*steps, plan.horizon.steps]
-    drawn = [
+    drawn: list[Any] = [
         _add_stairs(axes, rates[:, line.column], edges, colour)
         for line, colour in zip(curves, _colours(len(curves)), strict=True)
     ]
-    _frame(axes, plan, [plan.trainable[line.column].lr for line in curves])
+    peaks = [plan.trainable[line.column].lr for line in curves]
+    if actual is not None and len(actual.steps):
+        used = actual.rates[:, [line.column for line in curves]]
+        peaks += used.max(axis=0).tolist()
+    _frame(axes, plan, [peak for peak in peaks if peak > 0])
     _phases(axes, plan)
-    _legend(axes, curves, drawn)
+    extra: list[Any] = []
+    if actual is not None:
+        drawn, extra = _add_actual(axes, actual, curves, drawn)
+    _legend(axes, curves, drawn, extra)
     for panel, name in zip(below, plan.also, strict=True):
         _draw_setting(panel, plan, name)
     if below:
@@ -82,6 +96,30 @@ def _add_stairs(axes: Axes, values: Any, edges: Any, colour: Any, label: str | N
     stairs = StepPatch(values, edges, baseline=no_baseline, fill=False, edgecolor=colour, linewidth=1.8, label=label)
     axes.add_artist(stairs)
     return stairs
+
+
+def _add_actual(axes: Axes, actual: Actual, curves: list[Line], drawn: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Draw the LR that a run used, and what changed it; return its lines, and further ones for the legend."""
+    from matplotlib.lines import Line2D
+
+    kept = np.unique(np.linspace(0, len(actual.steps) - 1, min(len(actual.steps), 2 * POINTS)).astype(int))
+    used = []
+    for line, planned in zip(curves, drawn, strict=True):
+        planned.set(linestyle=(0, (2, 2)), linewidth=1.1)
+        rates, colour = actual.rates[kept, line.column], planned.get_edgecolor()
+        used += axes.plot(actual.steps[kept], rates, color=colour, linewidth=1.6, drawstyle="steps-post")
+    above = axes.get_yscale() == "linear"  # where a curve seldom is
+    for event in actual.events:
+        at, again = event.get("to", event["step"]), event["step"]
+        axes.axvline(at, color=GREY, linestyle=":", linewidth=1)
+        if again > at:
+            axes.axvspan(at, again, color=GREY, alpha=0.12, linewidth=0)
+        axes.annotate(
+            f"{event['action']} x {number(event['factor'])}", (at, float(above)), (2, -20 if above else 4),
+            xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="left",
+            va="top" if above else "bottom", color=GREY, fontsize=8,
+        )  # fmt: skip
+    return used, [Line2D([], [], color=GREY, linewidth=1.1, linestyle=(0, (2, 2)), label="as planned")]
 
 
 def arrange(figure: Figure, panels: list[Axes]) -> None:
@@ -193,16 +231,16 @@ def _phases(axes: Axes, plan: PlanBase) -> None:
             axes.annotate(name, (middle, top), (0, -4), textcoords="offset points", ha="center", va="top", color=GREY)
 
 
-def _legend(axes: Axes, curves: list[Line], drawn: list[StepPatch]) -> None:
-    """Draw the legend, the highest LR first; of many lines it names some."""
+def _legend(axes: Axes, curves: list[Line], drawn: list[Any], extra: list[Any]) -> None:
+    """Draw the legend, the highest LR first; of many lines it names some. `extra` are lines with labels, at its end."""
     if not curves:
         return
     kept = np.unique(np.linspace(0, len(curves) - 1, min(len(curves), LEGEND_LINES)).round().astype(int))
     labels = [joined(curves[index].names, 3) for index in kept]
     title = f"{len(kept)} of {len(curves)} lines" if len(kept) < len(curves) else None
     axes.legend(
-        [drawn[index] for index in kept],
-        labels,
+        [*(drawn[index] for index in kept), *extra],
+        [*labels, *(line.get_label() for line in extra)],
         title=title,
         loc="upper left",
         bbox_to_anchor=(LEGEND_X, 1.0),

@@ -19,18 +19,19 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
-from lrflow.config import Config, save_config
+from lrflow.config import Config, locate, save_config
 from lrflow.config.failures import failure
 from lrflow.config.overrides import Override
 from lrflow.config.secrets import shown_config
 from lrflow.display import counted
-from lrflow.errors import StoppedError
+from lrflow.errors import LrflowError, StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.launch import rank
 from lrflow.loggers.dashboard import About
 from lrflow.loggers.loggers import build_loggers, close_loggers, describe_run
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
+from lrflow.plan.events import record_events
 from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
 from lrflow.runs import FINDINGS, NoFolder, RunFolder
@@ -233,10 +234,23 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
     try:
         if rank() == 0:
             folder.write_summary(outcome.summary(**facts))
+            _record_events(folder, facts)
     finally:
         close_loggers(loggers, outcome)
         if rank() == 0:
             upload(folder)
+
+
+def _record_events(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Add rollbacks and adjustments of the LR to the record of the plan, if there were any."""
+    rollbacks = [{"action": "rollback", **one} for one in facts.get("recoveries", ())]
+    events = sorted([*rollbacks, *facts.get("adjustments", ())], key=lambda event: event["step"])
+    if not events or not folder.plan.exists():
+        return
+    try:
+        record_events(folder.plan, folder.metrics, events, locate)
+    except (OSError, ValueError, KeyError, LrflowError) as error:  # a full disk, or a user's own schedule that is gone
+        log.warning("%s: the changes of the LR could not be added: %s", folder.plan, error)
 
 
 def print_outcome(

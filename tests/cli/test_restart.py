@@ -18,7 +18,6 @@ from lrflow.cli import main
 from lrflow.config import compose
 from lrflow.config.restart import fingerprint
 from lrflow.config.saved import config_text
-from lrflow.tasks import train as task
 from lrflow.tasks.find import _with_lr
 from lrflow.tasks.prepare import build_trainer
 from lrflow.training.interrupt import requeue

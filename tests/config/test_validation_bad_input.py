@@ -31,8 +31,23 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "a detector whose findings no earlier state helps against": (
         ["health.too_low.action=recover"],
-        {"health.too_low.action": "expected one of watch, stop, ignore, or null"},
+        {"health.too_low.action": "expected one of watch, stop, ignore, raise, or null"},
     ),
+    "an action of another kind": (
+        ["health.on_too_low=kick"],
+        {"health.on_too_low": "expected one of none, raise, stop"},
+    ),
+    "an action for what nothing finds": (
+        ["health=none", "health.on_plateau=kick"],
+        {"health.on_plateau": "health.plateau is off, so that nothing finds one"},
+    ),
+    "shares of more than the run": (
+        ["health.recover.rewarm=200%", "trainer.val_every=150%", "average=swa", "average.start=101%"],
+        dict.fromkeys(
+            ("health.recover.rewarm", "trainer.val_every", "average.start"), "expected at most 100%, the whole run"
+        ),
+    ),
+    "a monitor without its class": (["health.foo=3"], {"health.foo": "is named by health.foo._target_"}),
     # keys
     "misspelt key": (["optimizer.lrr=1"], {"optimizer.lrr": "did you mean optimizer.lr?"}),
     "misspelt key of a section": (["trainer.max_epoch=1"], {"trainer.max_epoch": "did you mean trainer.max_epochs?"}),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lrflow.config import compose
-from lrflow.health.recover import Recover, make_rollback
-from lrflow.schedules import Horizon
+from lrflow.health.recover import Recover
 from lrflow.training import Block
 from lrflow.training.recovery import Changes, Recovery, Request
 
@@ -37,6 +34,13 @@ CASES: dict[str, tuple[list[float], Request, list[Recovery], Any, Changes]] = {
     "usual losses: the batch": (USUAL, nan(8), [], "batches", Changes(8, guard=19)),
     "batches are not to be left out": (USUAL, nan(8), [], "none", Changes(8, 0.3, 20)),
     "long after another one": (USUAL, nan(8), past(-20, -30), "batches", Changes(8, guard=19)),
+    "a gradient of a finite loss: by its step": (
+        USUAL,
+        Request(8, 8, "the gradient norm is nan", not_finite=True, gradient_only=True),
+        [],
+        "batches",
+        Changes(8, guard=19, skip=[8]),
+    ),
     "at the same step again": (USUAL, nan(8), past(8, 4), "batches", Changes(8, guard=19, skip=[8])),
     "soon at another step": (USUAL, nan(8), past(6, 4), "batches", Changes(8, 0.3, 20)),
     "exploded: the LR, from before": (EXPLODES, nan(6), [], "batches", Changes(3, 0.3, 20)),
@@ -69,12 +73,3 @@ def test_what_came_after_the_step_and_the_blocks_do_not_matter() -> None:
     copied = policy([])
     copied.load_state_dict(later.state_dict())
     assert copied.respond(nan(8), []) == later.respond(nan(8), [])
-
-
-def test_a_run_that_is_resumed_without_recovery_reports_that_its_lr_is_the_planned_one_again() -> None:
-    lines: list[str] = []
-    given: Any = (None, Horizon(100), None, SimpleNamespace(recovered=0.3, path=None), lines.append)
-    assert make_rollback(compose(["health=watch"]), *given) is None
-    assert lines == [
-        "health: the run had cut its LR to 0.3 times the planned one; no finding recovers now, so it is the planned one"
-    ]

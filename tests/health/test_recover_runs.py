@@ -24,6 +24,7 @@ from pytorch_lightning import Callback
 from lrflow.config import compose
 from lrflow.data.digits import Digits
 from lrflow.errors import LrflowError
+from lrflow.health import Finding, TooLow, detector
 from lrflow.tasks import prepare, train
 from lrflow.launch import rank
 
@@ -35,12 +36,14 @@ def poisoned(self):
     return examples, more
 Digits.load = poisoned
 
-class Look(Callback):
-    batches = 0
+detector._LEAST_INTERVAL = 4
+def judge(self, history):
+    return Finding(self.kind, history.step, 0, "a test", {"factor": 2.0}) if history.step >= 16 else None
+TooLow.judge = judge
 
-    def on_train_batch_start(self, *_):
-        self.batches += 1
-        if self.batches == int(os.environ.get("KILL_AT", -1)):
+class Look(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_end(self, trainer, module):
@@ -72,6 +75,7 @@ OPTIONS = [
     "data.batch_size=64",
     "health=recover",
     "health.recover.every=3",
+    "health.on_too_low=raise",
 ]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
 
@@ -106,8 +110,8 @@ class Jobs:
         return rows, {key: value for key, value in summary.items() if key != "seconds"}
 
 
-@pytest.mark.parametrize(("options", "kills"), [(tuple(TWO), (19,))], ids=["two devices"])
-def test_a_batch_of_nan_is_survived_and_a_killed_run_ends_the_same(
+@pytest.mark.parametrize(("options", "kills"), [(tuple(TWO), (18,))], ids=["two devices"])
+def test_a_batch_of_nan_is_survived_the_lr_is_raised_and_a_killed_run_ends_the_same(
     options: tuple[str, ...], kills: tuple[int, ...], python: Callable[..., copies.Process], tmp_path: Path
 ) -> None:
     whole, killed = Jobs(tmp_path / "whole", python, *options), Jobs(tmp_path / "killed", python, *options)
@@ -118,6 +122,7 @@ def test_a_batch_of_nan_is_survived_and_a_killed_run_ends_the_same(
     events = summary["recoveries"]
     assert summary["status"] == "finished"
     assert {event["factor"] for event in events} == {1.0}
+    assert [(event["step"], event["factor"]) for event in summary["adjustments"]] == [(16, 2.0)]
     skipped = sorted({step for event in events for step in event["skipped"]})
     training = [row for row in rows if row["lr/decay"]]
     assert [int(row["step"]) for row in training] == list(range(24))

@@ -29,15 +29,22 @@ class Experiment:
         self.rows.append((step, {name: value for name, value in row.items() if name != STEP}))
 
 
-def write_file(folder: Path, rows: dict[int, dict[str, Any]], stamp: str = "1", cut: int = 0) -> None:
-    """Write a file as W&B does: records in blocks of LevelDB's log format."""
+def write_file(
+    folder: Path,
+    rows: dict[int, dict[str, Any]],
+    stamp: str = "1",
+    cut: int = 0,
+    shifted: dict[int, dict[str, Any]] | None = None,
+) -> None:
+    """Write a file as W&B does: records in blocks of LevelDB's log format; `shifted` are logged again afterwards."""
     from wandb.proto import wandb_internal_pb2
 
     data = b":W&B\xe1\xbe\x00"
-    for step, row in rows.items():
+    again = enumerate((shifted or {}).items(), max(rows, default=-1) + 1)
+    for own, (step, row) in [*((step, (step, row)) for step, row in rows.items()), *again]:
         record = wandb_internal_pb2.Record()
-        record.history.step.num = step
-        for name, value in {"_step": step, STEP: step, **row}.items():
+        record.history.step.num = own
+        for name, value in {"_step": own, STEP: step, **row}.items():
             item = record.history.item.add()
             item.nested_key.append(name)
             item.value_json = json.dumps(value)
@@ -103,6 +110,13 @@ def test_each_step_is_one_row(case: str, tmp_path: Path, logged) -> None:
         write_csv(tmp_path, list(loss(*recorded).items()))
     rows = logged([(step, {"loss": step / 8}) for step in now], Experiment())
     assert rows == [(step, {"loss": step / 8}) for step in expected]
+
+
+def test_rows_that_a_rollback_abandoned_count_as_lost_after_a_kill(tmp_path: Path, logged) -> None:
+    write_file(tmp_path, loss(0, 1, 2, 3, 4), shifted={2: {"loss": 7.0}})
+    write_csv(tmp_path, [*loss(0, 1).items(), (2, {"loss": 7.0}), (3, {"loss": 8.0})])
+    rows = logged([(4, {"loss": 9.0}), (5, {"loss": 10.0})], Experiment(6))
+    assert [row for _, row in rows] == [{"loss": 8.0}, {"loss": 9.0}, {"loss": 10.0}]
 
 
 def test_the_values_of_a_step_are_one_row(tmp_path: Path, logged) -> None:

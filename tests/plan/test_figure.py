@@ -1,11 +1,16 @@
 """The figure shows each distinct curve once, with its name, on suitable axes."""
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lrflow.config.targets import locate
 from lrflow.plan import Plan
+from lrflow.plan.actual import Actual
+from lrflow.plan.events import record_events
 from lrflow.plan.figure import draw
 from lrflow.plan.values import PlanSetting
 from lrflow.schedules import Constant, Cosine, Horizon, Linear, MultiStep, Schedule
@@ -30,6 +35,24 @@ def test_every_step_is_drawn_as_it_is_planned(plan_of, schedule, horizon):
     values, edges, _ = curve.get_data()
     assert np.array_equal(values, plan.lr(np.arange(200))[:, 0])
     assert np.array_equal(edges, np.arange(201))
+
+
+def test_the_lr_that_a_run_used_is_drawn_beside_its_plan(plan_of, horizon, tmp_path):
+    plan = plan_of(COSINE, horizon, 0.1)
+    rates = np.where(np.arange(200) < 50, 1.0, 0.3) * plan.lr(np.arange(200))[:, 0]
+    rows = [f"{step},{rate!r},0.5" for step, rate in enumerate(rates.tolist())] + ["199,,0.25"]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,lr/a,val/loss", *rows]))
+    plan.write(tmp_path)
+    events = [{"step": 60, "action": "rollback", "to": 50, "factor": 0.3, "reason": "a test"}]
+    record_events(tmp_path / "plan.json", tmp_path / "metrics.csv", events, locate)
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert content["events"] == events
+    assert Plan.from_dict(content).fingerprint == plan.fingerprint
+    figure = draw(plan, Actual.read(tmp_path / "metrics.csv", plan.names, events))
+    used = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 200)
+    assert np.array_equal(used.get_ydata(), rates)
+    assert names(figure) == ["a", "as planned"]
+    assert "rollback x 0.3" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_equal_curves_are_drawn_once_and_all_are_named(group, horizon):
