@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lrflow.history import read_history
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,11 @@ class Actual:
             events: what changed the LR.
 
         Raises:
-            OSError, ValueError: the file cannot be read.
-            KeyError: it lacks a group.
+            ValueError: it lacks a group.
         """
-        with metrics.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            places = {title: place for place, title in enumerate(header)}
-            columns = [places[f"lr/{name}"] for name in names]
-            at = places["step"]
-            known = [(int(row[at]), *(float(row[column]) for column in columns)) for row in rows if row[columns[0]]]
-        table = np.array(known, dtype=np.float64).reshape(len(known), 1 + len(columns))
-        return cls(table[:, 0].astype(np.int64), table[:, 1:], events)
+        wanted = [f"lr/{name}" for name in names]
+        series = read_history(metrics, lambda column: column in wanted)
+        if missing := [name for name in wanted if name not in series]:
+            raise ValueError(f"{metrics} has no {missing[0]}")
+        steps = series[wanted[0]].steps
+        return cls(steps, np.stack([series[name].values[: len(steps)] for name in wanted], axis=1), events)

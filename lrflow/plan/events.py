@@ -25,7 +25,7 @@ def record_events(
         resolve: finds the class of a user's own schedule by its dotted name.
 
     Raises:
-        OSError, ValueError, KeyError: a file cannot be read or written.
+        OSError, ValueError: a file cannot be read or written.
         ConfigError: plan.json describes no plan.
     """
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -249,7 +249,7 @@ def _record_events(folder: RunFolder, facts: Mapping[str, Any]) -> None:
         return
     try:
         record_events(folder.plan, folder.metrics, events, locate)
-    except (OSError, ValueError, KeyError, LrflowError) as error:  # a full disk, or a user's own schedule that is gone
+    except (OSError, ValueError, LrflowError) as error:  # a full disk, or a user's own schedule that is gone
         log.warning("%s: the changes of the LR could not be added: %s", folder.plan, error)
 
 

@@ -22,7 +22,7 @@ from lrflow.loggers.loggers import close_loggers
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.runs import RunFolder
 from lrflow.tasks.evaluate import run_test
-from lrflow.tasks.prepare import prepare
+from lrflow.tasks.prepare import Prepared, prepare
 from lrflow.tasks.run_record import (
     CommitsRecord,
     conclude,
@@ -94,7 +94,7 @@ def outcome(config: Config) -> Outcome:
 def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: list[Logger]) -> Outcome:
     started = time.monotonic()
     console = QuietConsole(quiet=rank() > 0)
-    ready = prepare(config, folder, resumed, loggers, console)
+    ready: Prepared | None = prepare(config, folder, resumed, loggers, console)
     if ready is None:
         assert resumed is not None
         summary = RunFolder.of(resumed.path).read_summary()

@@ -41,7 +41,7 @@ def test_the_lr_that_a_run_used_is_drawn_beside_its_plan(plan_of, horizon, tmp_p
     plan = plan_of(COSINE, horizon, 0.1)
     rates = np.where(np.arange(200) < 50, 1.0, 0.3) * plan.lr(np.arange(200))[:, 0]
     rows = [f"{step},{rate!r},0.5" for step, rate in enumerate(rates.tolist())] + ["199,,0.25"]
-    (tmp_path / "metrics.csv").write_text("\n".join(["step,lr/a,val/loss", *rows]))
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,lr/a,val/loss", *rows, ""]))
     plan.write(tmp_path)
     events = [{"step": 60, "action": "rollback", "to": 50, "factor": 0.3, "reason": "a test"}]
     record_events(tmp_path / "plan.json", tmp_path / "metrics.csv", events, locate)
