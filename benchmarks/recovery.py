@@ -33,7 +33,13 @@ from lrflow.tasks.prepare import prepare
 from lrflow.training.trainer import quieten_lightning
 
 FILE = Path(__file__).with_name("recovery.json")
-COMMON = ("trainer=cpu", "trainer.progress=false", "task.test=false", "trainer.max_steps=2000")
+COMMON = (
+    "trainer=cpu",
+    "trainer.progress=false",
+    "task.test=false",
+    "trainer.max_steps=2000",
+    "trainer.max_epochs=1000",
+)
 NETWORKS = {
     "mlp": ("data=digits", "model=mlp"),  # the default
     "cnn": ("data=digits", "model=cnn"),

@@ -32,6 +32,9 @@ Response = Literal["watch", "stop", "recover"]
 OwnResponse = Literal["watch", "stop", "recover", "restart", "kick", "raise", "cooldown", "ignore"]
 """What a run does about the findings of one detector."""
 
+ADJUSTMENTS: tuple[OwnResponse, ...] = ("restart", "kick", "raise")
+"""Those of them that change the LR, and nothing else."""
+
 OnPlateau = Literal["none", "restart", "kick", "cooldown", "stop"]
 OnOverfitting = Literal["none", "stop", "cooldown"]
 OnTooLow = Literal["none", "raise", "stop"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lrflow.config import Config
-from lrflow.config.health_schema import Health, OwnResponse
+from lrflow.config.health_schema import ADJUSTMENTS, Health, OwnResponse
 from lrflow.display import counted
 from lrflow.finding import Finding, spoken
 from lrflow.plan import Plan
@@ -53,7 +53,7 @@ class Actions:
         """
         if response in ("stop", "cooldown"):
             end_run(trainer, finding.line, response, self._health.cooldown)
-        elif response in ("restart", "kick", "raise") and isinstance(trainer.adjustments, Adjustments):
+        elif response in ADJUSTMENTS and isinstance(trainer.adjustments, Adjustments):
             cooling = trainer.cooldown is not None and trainer.cooldown.has_begun
             if not cooling and self._is_due(trainer.adjustments, finding, response):
                 self._adjust(trainer.adjustments, finding, response, is_new)
@@ -117,7 +117,7 @@ def make_adjustments(
         resumed: the run that is resumed; None: a new run.
         report: is called with one line per adjustment.
     """
-    may = any(config.health.may(action) for action in ("restart", "kick", "raise"))
+    may = any(map(config.health.may, ADJUSTMENTS))
     if may or (resumed is not None and resumed.adjusted and config.monitors):
         return Adjustments(plan, branches, report)
     return None

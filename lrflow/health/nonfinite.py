@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.config.health_schema import Action
-from lrflow.display import joined
+from lrflow.display import joined, number
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding
+from lrflow.plan import Plan
 from lrflow.training.block import Block
 from lrflow.training.monitor import Monitor
 
@@ -22,7 +23,6 @@ log = logging.getLogger("lrflow")
 
 _DATA = "it was so from the first step: look for NaN or infinite values in the data"
 _LR = "the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup, clip=norm or health=recover"
-_REMEDY = "health=recover, or a tenth of optimizer.lr"
 
 
 class NonFinite(Monitor):
@@ -65,7 +65,7 @@ class NonFinite(Monitor):
         rates = ", ".join(f"{rate:.3g}" for rate in sorted({*block.actual[at].tolist()}))
         step, hint = int(block.first + at), _DATA if block.first + at == 0 else _LR
         evidence = {"loss": float(loss), "grad_norm": float(norm), "lr": float(block.actual[at].max())}
-        self._record(trainer, step, what, evidence, "" if step == 0 else _REMEDY)
+        self._record(trainer, step, what, evidence)
         if not self._rolls_back(trainer, step, what, gradient_only=bool(np.isfinite(loss))):
             self._respond(f"step {step}: {what}, at LR {rates}", hint)
 
@@ -81,7 +81,7 @@ class NonFinite(Monitor):
         weights = [parameter.detach() for group in groups for parameter in group["params"]]
         if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
             what, steps = "the weights are not finite", trainer.global_step
-            self._record(trainer, steps - 1, what, {}, _REMEDY)
+            self._record(trainer, steps - 1, what, {})
             if not self._rolls_back(trainer, steps - 1, what):
                 self._respond(f"after {steps} steps: {what}", _LR)
 
@@ -94,13 +94,13 @@ class NonFinite(Monitor):
         if self._action != "stop":
             return
         what, steps = f"not finite: {joined(names, 5)}", trainer.global_step
-        self._record(trainer, steps - 1, what, {}, _REMEDY)
+        self._record(trainer, steps - 1, what, {})
         if not self._rolls_back(trainer, steps - 1, what):
             self._respond(f"after {steps} steps: {what}", _LR)
 
-    def _record(self, trainer: pl.Trainer, step: int, what: str, evidence: dict[str, float], remedy: str) -> None:
+    def _record(self, trainer: pl.Trainer, step: int, what: str, evidence: dict[str, float]) -> None:
         if run := getattr(self, "run", None):
-            remedy = "" if getattr(trainer, "rollback", None) else remedy
+            remedy = "" if step == 0 or getattr(trainer, "rollback", None) else _remedy(run.plan)
             run.findings.record(trainer, Finding(self.name, step + 1, step, what, evidence, 1.0, remedy))
 
     def _rolls_back(self, trainer: pl.Trainer, step: int, what: str, gradient_only: bool = False) -> bool:
@@ -124,3 +124,9 @@ class NonFinite(Monitor):
             raise DivergedError(f"{message}\n    {hint}")
         log.warning("%s; %s", message, hint)
         self._action = "ignore"
+
+
+def _remedy(plan: Plan) -> str:
+    """Return what to change, in words of the config: recovery, or a tenth of `optimizer.lr`."""
+    lr = next((group.lr / group.scale for group in plan.trainable if group.scale), 0.0)
+    return f"health=recover, or optimizer.lr={number(lr / 10)}" if lr else "health=recover"

@@ -15,6 +15,7 @@ from torch.optim import optimizer as optimizer_hooks
 
 from lrflow.config import Config, locate
 from lrflow.config.average_schema import NoAverage
+from lrflow.config.health_schema import ADJUSTMENTS
 from lrflow.config.schema import NoFeedback
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.task_schema import Train
@@ -40,7 +41,8 @@ def ineligible_because(config: Config) -> str | None:
         "the LR is found before the run": config.finds_lr or config.find.check,
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
         "it may roll back to an earlier state": config.health.may("recover"),
-        "a finding may end it before the others": config.health.may("stop"),
+        "a finding may end it before the others": config.health.may("stop") or config.health.may("cooldown"),
+        "a finding may change its LR": any(map(config.health.may, ADJUSTMENTS)),
         f"clip={config.guard_choice[1]} keeps statistics of one run": bool(guard and not guard.of_lightning),
         "the weights are averaged": not isinstance(config.average, NoAverage),
         "the sharpness is measured during the run": config.sharpness_every is not None,

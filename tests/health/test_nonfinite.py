@@ -146,7 +146,8 @@ def test_what_is_not_finite_is_a_finding(action: Action) -> None:
     watcher = NonFinite(action)
     watcher.name = "nonfinite"
     report = SimpleNamespace(record=lambda trainer, finding: recorded.append(finding))
-    watcher.run = cast(Any, SimpleNamespace(findings=report))
+    plan = SimpleNamespace(trainable=[SimpleNamespace(lr=3.0, scale=10.0)])
+    watcher.run = cast(Any, SimpleNamespace(findings=report, plan=plan))
     with suppress(DivergedError):
         look(watcher, first=40, loss=np.array([1.0, np.nan, np.nan]))
     if action == "ignore":
@@ -154,4 +155,4 @@ def test_what_is_not_finite_is_a_finding(action: Action) -> None:
     else:
         (finding,) = recorded
         assert (finding.kind, finding.step, finding.since, finding.message) == ("nonfinite", 42, 41, "the loss is nan")
-        assert finding.remedy.startswith("health=recover, or a tenth")
+        assert finding.remedy == "health=recover, or optimizer.lr=0.03"

@@ -227,6 +227,8 @@ ALONE = {
     "task=plan": "task=plan trains nothing",
     "health=stop": "a finding may end it before the others",
     "health.plateau.action=stop": "a finding may end it before the others",
+    "health.on_overfitting=cooldown": "a finding may end it before the others",
+    "health.on_too_low=raise": "a finding may change its LR",
     "health.diverging.action=recover": "it may roll back to an earlier state",
 }
 
