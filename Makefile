@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt # modules are compiled when first used
 unexport PYTHONDONTWRITEBYTECODE # without compiled modules each start of lrflow takes half a second more
 
-.PHONY: run test check prepared format data catalogue clean
+.PHONY: run test check prepared format data catalogue docs docs-serve clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m lrflow
@@ -34,6 +34,13 @@ data: $(VENV)/installed
 catalogue: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/catalogue.py
 
+# site/index.html is the first page. The variable silences a banner of the theme about MkDocs 2.
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
+docs-serve: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
@@ -45,4 +52,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis

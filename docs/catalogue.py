@@ -57,6 +57,8 @@ This page lists every option that sets a learning rate. Options of different gro
 `make catalogue` generates this page from the option files in [conf/](../conf) and from the docstrings; do not edit it.
 [Parity](parity.md) lists what other libraries have.
 
+<!-- interactive: filter -->
+
 {contents}
 """
 
