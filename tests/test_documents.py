@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from lrflow.config.options import GROUPS, Catalogue, home, recipes
+from lrflow.errors import LrflowError
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "llms.txt", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
@@ -66,6 +68,52 @@ def test_llms_txt_has_the_form_of_its_convention_and_every_page() -> None:
     assert sections[-1].startswith("Optional\n")
     named = {(ROOT / link).resolve() for link in LINK.findall(text)}
     assert {path for path in DOCUMENTS if path.parent != ROOT and path.parent.parent != ROOT / "recipes"} <= named
+
+
+def exit_codes() -> dict[str, int]:
+    """The exit code of each class of lrflow's errors, read from the code, since some modules import torch."""
+    pattern = re.compile(r"^class (\w+Error)\((\w+Error)\):\n((?:    .*\n|\n)*)", re.MULTILINE)
+    texts = [path.read_text() for path in (ROOT / "lrflow").rglob("*.py")]
+    classes = {name: (base, body) for text in texts for name, base, body in pattern.findall(text)}
+
+    def code(name: str) -> int | None:
+        base, body = classes.get(name, ("", ""))
+        own = re.search(r"^    exit_code = (\d+)", body, re.MULTILINE)
+        return int(own[1]) if own else LrflowError.exit_code if base == "LrflowError" else code(base) if base else None
+
+    return {name: found for name in classes if (found := code(name)) is not None}
+
+
+def test_every_error_has_an_entry_in_troubleshooting() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    told = {name: int(number) for name, number in re.findall(r"^\| `(\w+Error)` \| (\d+)", text, re.MULTILINE)}
+    assert told.pop("StoppedError") == 128  # and the signal's number, which only the run knows
+    known = exit_codes()
+    assert len(known) > 10
+    assert told == {name: number for name, number in known.items() if name != "StoppedError"}
+
+
+def messages(folder: Path) -> set[str]:
+    """Every text in the code of a folder, with [...] for what is filled in."""
+    nodes = [node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    return {
+        "".join(part.value if isinstance(part, ast.Constant) else "[...]" for part in node.values)
+        for node in nodes
+        if isinstance(node, ast.JoinedStr)
+    }
+
+
+def test_every_finding_has_an_entry_in_troubleshooting_with_its_message() -> None:
+    watch = yaml.safe_load((home("conf") / "health" / "watch.yaml").read_text())
+    kinds = {name for name, node in watch.items() if isinstance(node, dict) and "_target_" in node} - {"sharpness"}
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`(?: \(off\))? \| (`.*?) \| ", text, re.MULTILINE)
+    assert {kind for kind, _ in rows} == kinds
+    off = {kind for kind in kinds if watch[kind].get("action") == "ignore"}
+    assert set(re.findall(r"^\| `(\w+)` \(off\)", text, re.MULTILINE)) == off
+    said = messages(ROOT / "lrflow" / "health")
+    told = {message for _, cell in rows for message in cell.strip("`").split("`<br>`")}
+    assert {message for message in told if not any(one.startswith(message) for one in said)} == set()
 
 
 def test_agents_read_a_page() -> None:
