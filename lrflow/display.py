@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008): distinguishable with colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # curves on white
-CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#b58900", "#7a7fd1")  # curves on white or on black
-COLD_TO_HOT = ("#3b6fd4", "#2a9d9d", "#8aa53a", "#d99a2b", "#d1493f")  # lowest LR to highest LR
+CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#7f783c", "#8477f3")  # the same on white or on black
+COLD_TO_HOT = ("#3b6fd4", "#22a9c4", "#a8ab55", "#e09a20", "#c83a1f")  # lowest LR to highest LR
 
 INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"  # text, secondary text and grid lines on white
 MUTED = "#8d949c"  # secondary text on white or on black

@@ -1,4 +1,4 @@
-"""Subcommands, which train nothing: `lrflow list`, `compare`, `schema`, `init` and `docs`."""
+"""Subcommands, which train nothing: `lrflow list`, `compare`, `plot`, `schema`, `init` and `docs`."""
 
 from __future__ import annotations
 
@@ -143,6 +143,12 @@ def _compare(given: argparse.Namespace) -> None:
             out.print(PlanDiff(first.plan, run.plan))
 
 
+def _plot(given: argparse.Namespace) -> None:
+    from lrflow.cli.plot import plot
+
+    plot(given.words)
+
+
 def _docs(given: argparse.Namespace) -> None:
     from lrflow.cli.pages import show_page
 
@@ -204,6 +210,12 @@ SUBCOMMANDS = {
         "compare configs, findings, versions, metrics and plans of runs; RUN is a folder, a part of its name or last",
         lambda parser: parser.add_argument("runs", nargs="*"),
         _compare,
+    ),
+    "plot": Subcommand(
+        "RUN [figure=NAME] [width=single|double|INCHES] [font=NAME] [out=FILE.pdf|.svg|.png]",
+        "draw a figure of a run or a sweep for a paper, or list its figures: lrflow plot last figure=lr out=lr.pdf",
+        lambda parser: parser.add_argument("words", nargs="*"),
+        _plot,
     ),
     "schema": Subcommand(
         "[--config-dir DIR]",

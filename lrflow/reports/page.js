@@ -10,6 +10,7 @@ async function unpack() {
   const script = document.createElement("script");
   script.textContent = `(() => {${await new Response(stream).text()}})()`;
   document.head.append(script);
+  script.remove();
   if (!window.vegaEmbed) throw new Error("the library did not start");
 }
 
@@ -37,7 +38,7 @@ function config() {
       ...text, gridColor: "var(--line)", domainColor: "var(--line)", tickColor: "var(--line)", labelPadding: 6,
       titlePadding: 10, labelFlush: false, tickSize: 4,
     },
-    legend: { ...text, orient: "top", gradientLength: 180, symbolType: "stroke", offset: 8 },
+    legend: { ...text, orient: "top", gradientLength: 220, labelOverlap: "greedy", labelSeparation: 6, offset: 8 },
     text: { color: "var(--ink)", fontSize: 12 }, point: { strokeWidth: 1.5 },
   };
 }
