@@ -254,7 +254,7 @@ def _encoding(side: str, axis: Axis, padding: int) -> Spec:
     label = "format(datum.value, '.0%')" if axis.percent else _VALUE
     look: Spec = {"grid": side == "y", "labelExpr": label}
     if axis.scale == "log":
-        test = _MARKED.format(side=side, size="width" if side == "x" else "height", room=50 if side == "x" else 17)
+        test = _MARKED.format(side=side, size="width" if side == "x" else "height", room=62 if side == "x" else 17)
         marked = {"condition": {"test": test, "value": 1}, "value": 0}
         look |= {"labelExpr": f"{test} ? {label} : ''", "gridOpacity": marked, "tickOpacity": marked}
     else:

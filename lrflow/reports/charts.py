@@ -76,7 +76,9 @@ def bars(shares: Mapping[str, float], title: str, percent: bool = False, colour:
     shape = ".0%" if percent else ".4~g"
     rows = [{"name": name, "value": value} for name, value in shares.items()]
     name = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 260}}
-    value = {"field": "value", "type": "quantitative", "title": title, "axis": {"format": shape}}
+    label = f"{'datum.value > 1 ? null : ' * percent}format(datum.value, '{shape}')"
+    axis = {"labelExpr": label, "tickCount": {"expr": "ceil(width / 90)"}}
+    value = {"field": "value", "type": "quantitative", "title": title, "axis": axis}
     top = {"scale": {"domain": [min(0.0, *shares.values()), 1.15 * max(shares.values(), default=1.0)], "nice": False}}
     text = {"field": "value", "type": "quantitative", "format": shape}
     tooltip = [{**name, "title": "name"}, {**text, "format": ".1%" if percent else NUMBER, "title": title}]

@@ -55,9 +55,13 @@ function tell(_, event, item, value) {
   bubble.replaceChildren();
   const add = (text) => String(text).split("\n").forEach((line) => bubble.append(made("div", "", line)));
   if (typeof value === "object") {
-    for (const [name, text] of Object.entries(value)) {
+    // Vega-Lite (6.4) looks for texts in the cell around the nearest point instead of in its row.
+    const row = item.datum?.datum ?? item.datum ?? {};
+    const name = row.series ?? row.name;
+    const texts = { name: row.hint?.startsWith(`${name}\n`) ? "" : name, " ": row.dash, hint: row.hint };
+    for (const [name, text] of Object.entries({ ...value, ...texts })) {
       if (!known(text)) continue;
-      if (["name", "hint", " "].includes(name)) { add(text); continue; }
+      if (name in texts) { add(text); continue; }
       const line = made("div", "value", `${name} `);
       line.append(made("b", "", String(text)));
       bubble.append(line);
@@ -113,7 +117,7 @@ async function draw(figure, data) {
   });
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", summary.textContent);
-  for (const name of ["role", "aria-roledescription", "aria-label"]) inner.removeAttribute(name);
+  inner.setAttribute("aria-hidden", "true"); // the description says it all; a thousand marks would say it again
   summary.remove();
   if (entries.length) figure.prepend(legend(entries, drawn.view));
 }
@@ -158,5 +162,6 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 
+addEventListener("scroll", () => { bubble.hidden = true; }, { passive: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") bubble.hidden = true; });
 drawAll();

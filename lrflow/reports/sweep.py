@@ -175,7 +175,7 @@ def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
     if len(analysis.curves) < 2:
         return
     has_sensitivity = analysis.measures_sensitivity
-    columns = ["", "best LR", "from", "to", analysis.sweep.metric, "basin from", "to", "decades"]
+    columns = ["curve", "best LR", "from", "to", analysis.sweep.metric, "basin from", "to", "decades"]
     columns += ["sensitivity"] if has_sensitivity else []
     columns += ["over seeds from", "to"] if analysis.has_seeds else []
     rows = []

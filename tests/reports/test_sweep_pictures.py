@@ -101,7 +101,7 @@ def test_the_csv_has_the_columns_of_the_table(page: str, swept: Path, mode: str)
 
 def test_the_better_optimizer_is_the_first_curve(page: str, swept: Path, mode: str) -> None:
     names, rows, strong = table(page, "Side by side")
-    assert names[:5] == ["", "best LR", "from", "to", read_sweep(swept).metric]
+    assert names[:5] == ["curve", "best LR", "from", "to", read_sweep(swept).metric]
     assert names[5:8] == ["basin from", "to", "decades"]
     assert [row[0] for row in rows] == ["adamw", "sgd"]
     assert strong == [0]
