@@ -20,11 +20,19 @@ class Wandb(Section):
     entity: f.Text | None = None
     """Account or team; None: the default of the API key."""
     group: f.Text | None = None
-    """Group of the run."""
+    """Group of the run; None: its sweep, if it has one."""
+    job_type: f.Text | None = None
+    """Kind of the run; None: its task."""
     tags: list[f.Text] = Field([])
-    """Tags of the run."""
+    """Tags of the run, besides those of its recipe and its options."""
+    notes: f.Text | None = None
+    """Text about the run."""
     mode: Annotated[str, f.one_of("auto", "online", "offline", "disabled")] = "auto"
     """auto: online with a key in the environment, offline without."""
+    artifacts: f.Switch = False
+    """Upload the best and the last checkpoint, exports and the best recipe of a sweep at the end of the run."""
+    settings: dict[str, Any] = Field({})
+    """Settings of W&B by their names in `wandb.Settings`, but for those that lrflow gives itself."""
 
 
 class TensorBoard(Section):

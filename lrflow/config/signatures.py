@@ -49,6 +49,8 @@ def named_in_source(target: str) -> tuple[dict[str, Parameter], bool]:
         return {}, False
     home, definition = found[0], found[1]
     assert isinstance(definition, ast.ClassDef)
+    if any(isinstance(base, ast.Name) and base.id == "BaseModel" for base in definition.bases):
+        return _fields(definition, home), False  # of pydantic: its config may allow others
     is_dataclass = bool(definition.decorator_list) and all(map(_names_dataclass, definition.decorator_list))
     if definition.keywords or (definition.decorator_list and not is_dataclass):
         return {}, False

@@ -65,8 +65,7 @@ class CometLogger(Dashboard):
 
             settings = comet_ml.ExperimentConfig(
                 name=self.about.name,
-                tags=[f"{group}={name}" for group, name in self.about.options.items()]
-                + [redact_text(str(tag)) for tag in self._settings.get("tags") or ()],
+                tags=[*self.about.tags, *(redact_text(str(tag)) for tag in self._settings.get("tags") or ())],
                 offline_directory=str(self.folder / FOLDER),
                 display_summary_level=0,
                 **dict.fromkeys(_SWITCHED_OFF, False),
@@ -112,9 +111,8 @@ class CometLogger(Dashboard):
 
     def end(self, outcome: Outcome) -> None:
         """Report how the run ended, since Comet's experiments have no status, and close it."""
-        self.experiment.log_other("status", outcome.status)
-        if outcome.reason:
-            self.experiment.log_other("reason", redact_text(outcome.short_reason))
+        for key, value in self.about.ending(self.folder, outcome).items():
+            self.experiment.log_other(key, value)
         self.experiment.end()
 
     def discard(self) -> None:

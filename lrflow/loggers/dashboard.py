@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.finding import Finding, read_findings
+from lrflow.loggers.contents import found_in
 from lrflow.loggers.failures import Failures
+from lrflow.metric import Metric, guess_mode
 from lrflow.outcome import Outcome
 from lrflow.redaction import redact_text
 from lrflow.runs import RunFolder
+
+BEST = "best"
+"""Prefix of the name under which dashboards show the best value of the metric."""
 
 _MOST_PENDING = 100_000
 """Rows that are kept for a dashboard that cannot be reached; metrics.csv has the earlier ones."""
@@ -35,6 +41,8 @@ class About:
         group: name of the sweep; None outside of one.
         metric: name of the metric that decides which checkpoint is the best; None: there is none.
         mode: `min` or `max`, whichever is better for the metric.
+        modes: returns the mode of any metric by its name; None: it is unknown.
+        facts: numbers that a task without metrics found.
     """
 
     name: str
@@ -44,6 +52,35 @@ class About:
     group: str | None = None
     metric: str | None = None
     mode: str = "min"
+    modes: Callable[[str], str | None] = guess_mode
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """The task: `train`, `find`, ..."""
+        return self.options.get("task", "train")
+
+    @property
+    def tags(self) -> list[str]:
+        """The recipe and the option of each group, such as `schedule=cosine`, without those that are `none`."""
+        return [f"{group}={option}" for group, option in self.options.items() if option != "none"]
+
+    def best(self, folder: Path) -> tuple[float, int] | None:
+        """Return the best value of the metric in the metrics.csv of a run folder, and its step; None: there is none."""
+        if self.metric is None:
+            return None
+        metric = Metric.parse(self.metric, self.mode)
+        rows = rows_before(RunFolder(folder).metrics, sys.maxsize)
+        found = [(row[metric.name], step) for step, row in rows if math.isfinite(row.get(metric.name, math.nan))]
+        return min(found, key=lambda pair: metric.cost(pair[0]), default=None)
+
+    def ending(self, folder: Path, outcome: Outcome) -> dict[str, str | float]:
+        """Return how a run ended: `status`, `reason`, what it found, and the best value of the metric with its step."""
+        found: dict[str, str | float] = {"status": outcome.status, "reason": redact_text(outcome.short_reason)}
+        found |= {**found_in(folder), **self.facts}
+        if (best := self.best(folder)) is not None:
+            found |= {f"{BEST}/{self.metric}": best[0], f"{BEST}/step": best[1]}
+        return found
 
     @property
     def flat(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from lrflow.loggers.csv_file import CSVLogger
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.loggers.failures import guard
 from lrflow.loggers.wandb_access import resolve_mode
-from lrflow.loggers.wandb_history import WandbHistory
+from lrflow.loggers.wandb_run import WandbRun, is_of_agent
 from lrflow.outcome import Outcome
 from lrflow.output import redact_messages_of_wandb
 from lrflow.runs import RunFolder
@@ -60,11 +61,11 @@ def build_loggers(settings: Mapping[str, Any], folder: Path, about_run: Callable
 def _wandb(settings: Mapping[str, Any], folder: Path, about: About) -> Logger:
     redact_messages_of_wandb()
     mode = resolve_mode(settings["mode"], folder) if rank() == 0 else "disabled"
-    options = {key: value for key, value in settings.items() if key != "mode" and value is not None}
     # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
-    identity = RunFolder(folder).run_id if rank() == 0 else None
-    config = dict(about.config)
-    return WandbHistory(folder, name=about.name, id=identity, resume="allow", mode=mode, config=config, **options)
+    place = RunFolder(folder)
+    if rank() == 0 and is_of_agent() and (given := os.environ.get("WANDB_RUN_ID")):
+        place.adopt_id(given)
+    return WandbRun(folder, place.run_id if rank() == 0 else None, about, settings, mode)
 
 
 def _dashboard(name: str, settings: Mapping[str, Any], folder: Path, about: About) -> Dashboard:
@@ -107,18 +108,19 @@ def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
         flush()
 
 
-def describe_run(loggers: Sequence[Logger], folder: Path) -> None:
+def describe_run(loggers: Sequence[Logger], folder: Path, clock: Mapping[str, float] | None = None) -> None:
     """Start the run on its dashboards, before its first step, and show them its plan.
 
     Args:
         loggers: loggers of the run.
         folder: the folder that holds the record of the plan.
+        clock: what a step adds to each count of the run besides its steps, such as `samples`.
     """
     for logger in loggers:
         if isinstance(logger, Dashboard):
             logger.start()
         elif describe := getattr(logger, "describe", None):
-            describe(folder)
+            describe(folder, clock or {})
 
 
 def drop_rows_from(trainer: pl.Trainer, step: int) -> None:
@@ -169,10 +171,16 @@ def _close(logger: Logger, outcome: Outcome | None) -> None:
     if not started and (outcome is None or outcome.status == "finished"):
         return  # nothing was logged, and `logger.experiment` would start a run now
     outcome = outcome or Outcome("failed", "the run did not start", error=LrflowError("the run did not start"))
-    if conclude := getattr(logger, "conclude", None):
-        conclude(outcome)
-    if isinstance(logger, Dashboard):
-        return
+    try:
+        if conclude := getattr(logger, "conclude", None):
+            conclude(outcome)
+    finally:
+        if not isinstance(logger, Dashboard):
+            _finish(logger, outcome)
+
+
+def _finish(logger: Logger, outcome: Outcome) -> None:
+    """End a run in a logger of Lightning's kind, so that the next job of a sweep starts its own."""
     experiment: Any = getattr(logger, "experiment", None)
     logger.finalize("success" if outcome.exit_code == 0 else "failed")
     if hasattr(experiment, "finish"):  # Weights & Biases

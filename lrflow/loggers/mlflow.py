@@ -15,7 +15,7 @@ from lrflow import files
 from lrflow.finding import Finding, kinds_of
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.outcome import Outcome
-from lrflow.redaction import redact, redact_text
+from lrflow.redaction import redact
 from lrflow.runs import RunFolder
 
 ENDS = {"finished": "FINISHED", "ended_early": "FINISHED", "stopped": "KILLED", "pruned": "KILLED"}
@@ -137,9 +137,11 @@ class MLflowLogger(Dashboard):
     def end(self, outcome: Outcome) -> None:
         """Report how the run ended."""
         client = self.experiment
-        client.set_tag(self._id, "lrflow.status", outcome.status)
-        if outcome.reason:
-            client.set_tag(self._id, "lrflow.reason", redact_text(outcome.short_reason)[:5000])
+        for key, value in self.about.ending(self.folder, outcome).items():
+            if isinstance(value, str):
+                client.set_tag(self._id, f"lrflow.{key}", value[:5000])
+            else:
+                client.log_metric(self._id, self.spell(key), value)
         folder = RunFolder(self.folder)
         if self._settings.get("artifacts"):
             for path in (folder.config, folder.path / "plan.png", folder.summary, folder.checkpoints / "best.ckpt"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +11,11 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger as OfLightning
 
 from lrflow.finding import Finding
-from lrflow.loggers.dashboard import About, rows_before
+from lrflow.loggers.contents import AT_END, AT_START, pictures_in
+from lrflow.loggers.dashboard import BEST, About
 from lrflow.outcome import Outcome
 from lrflow.output import redact_message
 from lrflow.redaction import redact
-from lrflow.runs import RunFolder
-
-BEST = "best"
-"""Prefix of the name under which the best value of the metric is logged."""
 
 
 class TensorBoardLogger(OfLightning):
@@ -55,11 +50,12 @@ class TensorBoardLogger(OfLightning):
             file_writer.add_event = add_redacted
         return writer
 
-    def describe(self, folder: Path) -> None:
-        """Show the config, the plan and the hyperparameters of the run.
+    def describe(self, folder: Path, clock: Mapping[str, float]) -> None:
+        """Show the config, the plan, the search for the LR and the hyperparameters of the run.
 
         Args:
             folder: the folder that holds `plan.csv` and, unless the run is a job of a sweep, `plan.png`.
+            clock: further axes, which TensorBoard does not have.
         """
         from torch.utils.tensorboard.summary import hparams
 
@@ -72,9 +68,16 @@ class TensorBoardLogger(OfLightning):
         metrics = dict.fromkeys(self._names(), 0.0)
         for summary in hparams(given, metrics)[:2]:  # the third would say that the run has ended
             writer.file_writer.add_summary(summary)
-        if (picture := folder / "plan.png").exists():
-            writer.add_image("plan", _pixels(picture), 0, dataformats="HWC")
+        for place, name in zip((folder, self._folder), AT_START, strict=True):
+            self._show(place, (name,), 0)
         writer.flush()
+
+    def _show(self, folder: Path, names: tuple[str, ...], step: int) -> None:
+        """Show the pictures with these names in a folder."""
+        import numpy as np
+
+        for name, picture in pictures_in(folder, names):
+            self.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def _names(self) -> list[str]:
         metric = self._about.metric
@@ -97,20 +100,11 @@ class TensorBoardLogger(OfLightning):
 
     def conclude(self, outcome: Outcome) -> None:
         """Log how the run ended."""
-        if (best := self._best()) is not None:
+        self._show(self._folder, AT_END, outcome.steps or 0)
+        if (best := self._about.best(self._folder)) is not None:
             self.experiment.add_scalar(self._names()[1], *best)
         self.experiment.add_text("outcome", f"{outcome.status} {outcome.reason}".strip(), outcome.steps)
         self.experiment.file_writer.add_summary(_end(outcome.exit_code == 0))
-
-    def _best(self) -> tuple[float, int] | None:
-        """Return the best value of the metric in metrics.csv, and its step; None if there is none."""
-        metric = self._about.metric
-        if metric is None:
-            return None
-        rows = rows_before(RunFolder(self._folder).metrics, sys.maxsize)
-        found = [(row[metric], step) for step, row in rows if metric in row and math.isfinite(row[metric])]
-        sign = 1 if self._about.mode == "min" else -1
-        return min(found, key=lambda pair: sign * pair[0], default=None)
 
 
 def _end(is_success: bool) -> Any:
@@ -145,14 +139,6 @@ def _shortened(table: str) -> str:
     head, *rows = table.splitlines()
     every = -(-len(rows) // _MOST_LINES) if rows else 1
     return "\n".join([head, *rows[::every], *(rows[-1:] if (len(rows) - 1) % every else [])])
-
-
-def _pixels(path: Path) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
 
 
 def _value(text: str) -> float | str | bool:

@@ -9,7 +9,6 @@ from typing import Any
 from lrflow.finding import Finding, spoken
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.outcome import Outcome
-from lrflow.redaction import redact_text
 
 _RESERVED = ("project", "run", "timestamp", "step", "time", "metrics")
 
@@ -62,7 +61,7 @@ class TrackioLogger(Dashboard):
         self.experiment.bulk_log(self._project, self.about.name, metrics, steps, config=config, run_id=self.run_id)
         self._is_described = True
 
-    def _config(self, **more: str) -> dict[str, Any]:
+    def _config(self, **more: str | float) -> dict[str, Any]:
         group = {"_Group": self._group} if self._group else {}
         return {**self.about.options, **self.about.flat, **group, **more}
 
@@ -81,7 +80,7 @@ class TrackioLogger(Dashboard):
 
     def end(self, outcome: Outcome) -> None:
         """Write how the run ended beside its config, since Trackio's runs have no status."""
-        ended = {"status": outcome.status, "reason": redact_text(outcome.short_reason)}
+        ended = self.about.ending(self.folder, outcome)
         step = max(outcome.steps or 0, 1) - 1
         storage: Any = self.experiment
         storage.bulk_log(self._project, self.about.name, [{}], [step], config=self._config(**ended), run_id=self.run_id)

@@ -16,7 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from pytorch_lightning.loggers import WandbLogger
 
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 
 log = logging.getLogger("lrflow")
 
@@ -116,6 +116,7 @@ class ReachableWandbLogger(WandbLogger):
 
         Raises:
             ConfigError: W&B refuses the key or the settings.
+            LrflowError: W&B cannot start the run, as when another process has a run of this id.
         """
         from wandb.errors import AuthenticationError, CommError, UsageError
 
@@ -130,3 +131,6 @@ class ReachableWandbLogger(WandbLogger):
             _report_offline("its server", str(error).partition("\n")[0], Path(self._wandb_init.get("dir") or "."))
             self._wandb_init["mode"] = "offline"
             return super().experiment
+        except Exception as error:  # W&B's own process answers with any
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise LrflowError(f"Weights & Biases cannot start the run: {reason}") from error

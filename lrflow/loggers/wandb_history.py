@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,20 @@ from pytorch_lightning.utilities import rank_zero_only
 from lrflow.finding import Finding, read_findings, spoken
 from lrflow.loggers.dashboard import rows_before
 from lrflow.loggers.wandb_access import ReachableWandbLogger
+from lrflow.loggers.wandb_artifacts import staged_in
+from lrflow.loggers.wandb_file import rows_of
+from lrflow.outcome import Outcome
 from lrflow.redaction import redact_text
 
 log = logging.getLogger("lrflow")
 
-STEP = "trainer/global_step"
-"""The axis of Lightning's logger for all metrics."""
+STEP = "step"
+"""The axis of all metrics: the optimizer step, as in metrics.csv."""
 
-_BLOCK, _HEADER = 32768, 7  # of LevelDB's log format, in which W&B writes its files
+OF_LIGHTNING = "trainer/global_step"
+"""The axis of Lightning's logger, which runs of earlier versions have."""
+
 _BETWEEN_ALERTS = 3600  # least seconds between two alerts of a kind
-_WHOLE, _FIRST, _LAST = 1, 2, 4  # kinds of a record's parts
 
 
 class WandbHistory(ReachableWandbLogger):
@@ -44,6 +48,9 @@ class WandbHistory(ReachableWandbLogger):
         self._folder = folder
         self._step: int | None = None
         self._row: dict[str, float] = {}
+        self._attached: dict[str, Any] = {}  # pictures and tables, for the next row
+        self._defined: set[str] = set()  # the metrics that W&B knows
+        self.clock: dict[str, float] = {}  # amount of each further axis per step
         self._known: dict[int, set[str]] | None = None  # the metrics of each step that W&B has
         self._used: set[int] = set()  # W&B's own steps
         self._least = 0  # the first step that W&B takes
@@ -83,10 +90,24 @@ class WandbHistory(ReachableWandbLogger):
             self.experiment.alert(title, redact_text(finding.line), "WARN", _BETWEEN_ALERTS)
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:
+    def conclude(self, outcome: Outcome) -> None:
         """Write the last row."""
+        self.close_rows()
+
+    def attach(self, media: Mapping[str, Any]) -> None:
+        """Log pictures and tables with the next row that is written."""
+        self._attached |= media
+
+    def close_rows(self) -> None:
+        """Write the last row, the rows of `metrics.csv` that W&B lacks, and what is attached to none."""
+        if self._known is None:
+            self._restore(sys.maxsize)
         self._write()
-        super().finalize(status)
+        if self._attached:
+            self._log(max([self._step or 0, *(self._known or {})]), {})
+
+    def define(self, name: str) -> None:
+        """Describe a metric to W&B before its first value."""
 
     def _write(self) -> None:
         if self._step is not None and self._row:
@@ -95,8 +116,10 @@ class WandbHistory(ReachableWandbLogger):
 
     def _put(self, step: int, row: Mapping[str, float]) -> None:
         assert self._known is not None
-        if row.keys() <= self._known.get(step, set()):
-            return
+        if not row.keys() <= self._known.get(step, set()):
+            self._log(step, row)
+
+    def _log(self, step: int, row: Mapping[str, float]) -> None:
         at = max(step + self._shift, self._least)
         if at in self._used:
             at = max(self._used) + 1
@@ -104,7 +127,13 @@ class WandbHistory(ReachableWandbLogger):
         self._shift = max(self._shift, at - step)
         self._least = at + 1
         self._used.add(at)
-        self.experiment.log({**row, STEP: step}, step=at, commit=True)
+        for name in row.keys() - self._defined:
+            self.define(name)
+        self._defined |= row.keys()
+        axes = {STEP: step, **{name: (step + 1) * amount for name, amount in self.clock.items()}}
+        with staged_in(self._folder / "wandb") if self._attached else nullcontext():
+            self.experiment.log({**row, **self._attached, **axes}, step=at, commit=True)
+        self._attached = {}
 
     def _restore(self, step: int) -> None:
         """Find out which rows W&B has, and write those of `metrics.csv` before a step that it lacks."""
@@ -115,8 +144,8 @@ class WandbHistory(ReachableWandbLogger):
             try:
                 for own, values in rows_of(path):
                     self._used.add(own)
-                    if STEP in values:
-                        self._remember(int(values[STEP]), set(values))
+                    if (step_of := values.get(STEP, values.get(OF_LIGHTNING))) is not None:
+                        self._remember(int(step_of), set(values))
             except Exception as error:  # a damaged file raises many types of errors, and must not end the run
                 log.warning("%s: cannot be read to its end (%s): W&B may get rows twice", path, type(error).__name__)
         experiment: Any = self.experiment
@@ -134,36 +163,6 @@ class WandbHistory(ReachableWandbLogger):
         if names <= self._known.get(step, set()):
             self._known = {one: known for one, known in self._known.items() if one < step}
         self._known.setdefault(step, set()).update(names)
-
-
-def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a file of W&B: its own step, and the values by name; ends at a part that is incomplete."""
-    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
-    for content in _records(path.read_bytes()):
-        record = messages.Record()
-        record.ParseFromString(content)
-        if record.WhichOneof("record_type") != "history":
-            continue
-        values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        own = values.pop("_step", record.history.step.num)
-        yield int(own), {name: value for name, value in values.items() if not name.startswith("_")}
-
-
-def _records(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a file in LevelDB's log format, behind a head of seven bytes."""
-    at, parts = _HEADER, b""
-    while at + _HEADER <= len(data):
-        left = _BLOCK - at % _BLOCK
-        if left < _HEADER:
-            at += left
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        start, at = at + _HEADER, at + _HEADER + length
-        if kind == 0 or at > len(data):
-            return
-        parts = data[start:at] if kind in (_WHOLE, _FIRST) else parts + data[start:at]
-        if kind in (_WHOLE, _LAST):
-            yield parts
 
 
 def _wait_until_written(path: Path, patience: float = 5.0) -> None:

@@ -57,7 +57,7 @@ def read_sweep(
     swept = [key for key in keys if len({repr(given[key]) for given in values}) > 1]
     record = _mapping(folder / RECORD)
     own = record.get("settings", {})
-    varied = _varied(folder, record) | ({"seed"} if own.get("repeats", 1) != 1 else set())
+    varied = swept_keys(folder)
     if varied & {*swept}:  # else the record is of other runs
         warnings += [f"{key} differs between trials, though it was not swept" for key in swept if key not in varied]
         swept = [key for key in swept if key in varied]
@@ -224,6 +224,13 @@ def _typed(config: Mapping[str, Any]) -> dict[str, str]:
 def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the config of a run records of its composition."""
     return config.get(META) or {}
+
+
+def swept_keys(folder: Path) -> set[str]:
+    """Return the keys that the sweep in a folder varies; empty: it holds no sweep."""
+    record = _mapping(folder / RECORD)
+    repeated = record.get("settings", {}).get("repeats", 1) != 1
+    return _varied(folder, record) | ({"seed"} if repeated else set())
 
 
 def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:

@@ -11,10 +11,13 @@ from lrflow.config import Config
 from lrflow.config.task_schema import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
+from lrflow.loggers.dashboard import About
 from lrflow.reports.sweep import report
+from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import find_sweep, read_sweep
 from lrflow.sweeps.results import SweepResults, TrialResult
 from lrflow.sweeps.trial_recipe import command, write_recipe
+from lrflow.tasks.run_record import log_task
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -44,11 +47,13 @@ def run(config: Config) -> dict[str, Any]:
             _write(sweep, sweep.numbered[task.trial], console)
     except OSError as error:
         raise LrflowError(f"{sweep.folder}: the results of the sweep cannot be written: {error.strerror}") from error
-    found: dict[str, Any] = {"folder": str(sweep.folder)}
+    found: dict[str, float] = {}
     if analyses and (best := analyses[0].curves[0]).minimum:
         low, high = best.interval
-        found |= {"lr": best.lr, "low": low, "high": high, sweep.metric: analyses[0].metric(best.cost)}
-    return found
+        found = {"lr": best.lr, "low": low, "high": high, sweep.metric: analyses[0].metric(best.cost)}
+    about = About(sweep.folder.name, options={"task": "analyze"}, group=sweep.folder.name)
+    log_task(config, RunFolder(sweep.folder), about, {f"sweep/{name}": value for name, value in found.items()})
+    return {"folder": str(sweep.folder), **found}
 
 
 def _problems(task: Analyze, sweep: SweepResults) -> list[Problem]:

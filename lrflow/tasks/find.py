@@ -25,7 +25,7 @@ from lrflow.launch import rank
 from lrflow.metric import TRAIN_LOSS
 from lrflow.reports.find import write_find_page
 from lrflow.runs import RunFolder
-from lrflow.tasks.run_record import open_folder, own_environment
+from lrflow.tasks.run_record import log_task, open_folder, own_environment
 from lrflow.training.state import preserve_random_state
 from lrflow.tuning.batch_size import Try, measure_sizes
 from lrflow.tuning.batch_size_record import BatchSizes, scaled_rates
@@ -61,6 +61,7 @@ def run(config: Config) -> dict[str, Any]:
             raise
     if rank() == 0:
         folder.write_environment()
+        log_task(config, folder)
         written = ", ".join(sorted(path.name for path in folder.path.glob("find.*")))
         console.print(f"{folder.path}/: {written}", soft_wrap=True, highlight=False)
     return {**found, "folder": str(folder.path)}

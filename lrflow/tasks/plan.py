@@ -24,7 +24,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
 from lrflow.health.advice import plan_extras, report_advice
 from lrflow.plan import Plan
-from lrflow.tasks.run_record import open_folder
+from lrflow.tasks.run_record import log_task, open_folder
 from lrflow.training.feedback_loop import make_feedback_loop
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.trainer import build_trainer
@@ -65,6 +65,7 @@ def run(config: Config) -> dict[str, Any]:
 
         find_ceiling(config, config.find, folder.path, console, plan)
         written = [*written, folder.path / "find.json"]
+    log_task(config, folder)
     names = ", ".join(path.name for path in written)
     if written:
         console.print(f"{folder.path}/: {names}", soft_wrap=True, highlight=False, markup=False)

@@ -202,7 +202,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
             except LrflowError:
                 continue
             stack.enter_context(_removed_on_failure(folder, loggers))
-            record_start(config, folder, member.plan, member.trainer, loggers=loggers)
+            record_start(config, folder, member.plan, member.trainer, loggers=loggers, data=loaded)
             running.append((number, folder, member, loggers))
         if not running:
             return {}

@@ -23,26 +23,31 @@ from lrflow.config import Config, locate, save_config
 from lrflow.config.failures import failure
 from lrflow.config.overrides import Override
 from lrflow.config.secrets import shown_config
-from lrflow.display import counted
+from lrflow.display import counted, short_names
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.launch import rank
 from lrflow.loggers.dashboard import About
 from lrflow.loggers.loggers import build_loggers, close_loggers, describe_run
+from lrflow.metric import Directions, guess_mode
 from lrflow.outcome import Outcome
 from lrflow.plan import Plan
 from lrflow.plan.events import record_events
 from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
 from lrflow.runs import FINDINGS, NoFolder, RunFolder
+from lrflow.sweeps.folders import swept_keys
 from lrflow.training.guard import describe_guard
 from lrflow.training.interrupt import requeue
-from lrflow.training.machine import devices_of
+from lrflow.training.machine import clock, devices_of
 from lrflow.training.recovery import describe_recovery
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
 
 log = logging.getLogger("lrflow")
+
+LONGEST_NAME = 128
+"""Most characters of a run's name on dashboards, which W&B takes."""
 
 
 def open_folder(config: Config, resumed: Resumed | None, title: str | None = None) -> RunFolder:
@@ -76,24 +81,63 @@ def open_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """Return the loggers that the config of a run selects; if it writes no files, one that drops what it gets."""
     if not folder.is_written:
         return [DummyLogger()]
-    return build_loggers(
-        {**config.logger.model_dump(), **config.logger.nodes()}, folder.path, partial(about_run, config)
-    )
+    return build_loggers(_loggers_of(config), folder.path, partial(about_run, config))
+
+
+def _loggers_of(config: Config) -> dict[str, Any]:
+    return {**config.logger.model_dump(), **config.logger.nodes()}
+
+
+def log_task(
+    config: Config, folder: RunFolder, about: About | None = None, facts: Mapping[str, float] | None = None
+) -> None:
+    """Show what a task that trains nothing wrote into its folder on the dashboards, as a run of its own.
+
+    Args:
+        config: the configuration of the task; metrics.csv is not written.
+        folder: the folder of the task.
+        about: what the dashboards show; None: the config.
+        facts: numbers that the task found.
+    """
+    settings = {name: one for name, one in _loggers_of(config).items() if name != "csv"}
+    if not folder.is_written or rank() > 0 or not any(settings.values()):
+        return
+    about = about or about_run(config)
+    about = replace(about, name=f"{config.task.name} {about.name}"[:LONGEST_NAME], facts=facts or {})
+    loggers = build_loggers(settings, folder.path, lambda: about)
+    try:
+        describe_run(loggers, folder.path)
+    finally:
+        close_loggers(loggers, Outcome.finished(folder=folder.path))
 
 
 def about_run(config: Config) -> About:
     """Return what dashboards show of a run besides its metrics, without secrets."""
     metric, place = config.trainer.checkpoint.metric, config.run_folder
     typed = {one.key: one.plain for one in map(Override.read, config.overrides) if not (one.of_hydra or one.deletes)}
+    swept = swept_keys(place.parent) if place is not None else ()
     return About(
-        name=config.title,
+        name=_named(config.title, {key: value for key, value in redact(typed).items() if key in swept}),
         config=shown_config(config.plain(), OmegaConf.to_container(config.source, resolve=False)),
         options={group: option for group, option in config.choices.items() if option is not None},
         typed=redact(typed),
         group=place.parent.name if place is not None else None,
         metric=None if metric is None else metric.name,
         mode="min" if metric is None else config.directions(metric.name).mode,
+        modes=partial(_mode_of, config.directions),
     )
+
+
+def _named(title: str, swept: Mapping[str, str]) -> str:
+    """Return the name of a run on dashboards: of a sweep's job, with the values that the sweep set."""
+    values = zip(short_names([*swept]), swept.values(), strict=True)
+    return " ".join([title, *(f"{key}={value}" for key, value in values)])[:LONGEST_NAME]
+
+
+def _mode_of(directions: Directions, name: str) -> str | None:
+    """Return the mode of a metric, unless it is neither given nor suggested by the name."""
+    metric = directions(name)
+    return None if metric.guessed and guess_mode(name) is None else metric.mode
 
 
 @contextmanager
@@ -123,6 +167,7 @@ def record_start(
     resumed: Resumed | None = None,
     cooldown: Mapping[str, Any] | None = None,
     loggers: Sequence[Logger] = (),
+    data: Any = None,
 ) -> None:
     """Write the config, the environment and the plan of a run into its folder.
 
@@ -137,6 +182,7 @@ def record_start(
         resumed: the run that is resumed; None: a new run.
         cooldown: the record of the cooldown that the run is in; None: it is in none.
         loggers: the loggers of the run, which show the plan.
+        data: the data module, which may know the tokens of an example.
     """
     if not folder.is_written:
         return
@@ -145,7 +191,7 @@ def record_start(
     save_config(config, place.config, folder.path)
     place.write_environment(**devices_of(trainer), **resumed_facts(resumed))
     record_plan(config, place, plan, {"cooldown": cooldown} if cooldown else {}, trainer.world_size)
-    describe_run(loggers, place.path)
+    describe_run(loggers, place.path, clock(plan.horizon, data))
     upload(folder, must=True, starts=True)  # now, since a run that cannot be uploaded should not start
 
 

@@ -121,7 +121,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         ended_together(trainer, f"continue with resume={folder.path}"),
     ):
         if trainer.is_global_zero:  # before fit, whose further processes read the config in the folder
-            record_start(config, folder, plan, trainer, resumed, ready.facts.get("cooldown"), loggers)
+            record_start(config, folder, plan, trainer, resumed, ready.facts.get("cooldown"), loggers, data)
             if resumed and ready.ending and not folder.config.exists():
                 folder.commit()
             elif resumed:

@@ -8,10 +8,13 @@ import pytorch_lightning as pl
 import torch
 
 from lrflow.memory import peak_memory
+from lrflow.schedules import Horizon
 from lrflow.training.trainer import Trainer
 
-STEPS, SAMPLES, TOKENS = (f"throughput/{what}_per_second" for what in ("steps", "samples", "tokens"))
-"""Columns of the throughput of all devices together."""
+PER_SECOND = "throughput/{}_per_second"
+"""Columns of the throughput of all devices together: of steps, samples and tokens."""
+
+STEPS, SAMPLES, TOKENS = map(PER_SECOND.format, ("steps", "samples", "tokens"))
 
 PEAK = "memory/peak_gib"
 """Column of the most memory that the first process has held so far: of its GPU, or of the machine."""
@@ -25,6 +28,20 @@ def varies(column: str) -> bool:
     return column.startswith(VARYING)
 
 
+def clock(horizon: Horizon, data: Any) -> dict[str, float]:
+    """Return what a step adds to the counts of a run besides its steps: `samples`, and `tokens`, where they are known.
+
+    Args:
+        horizon: length of the run; its samples are examples, or steps of an environment.
+        data: data module of the run.
+    """
+    if horizon.samples_per_step is None:
+        return {}
+    tokens = getattr(data, "tokens_per_example", None)
+    counts = {"samples": horizon.samples_per_step}
+    return {**counts, "tokens": horizon.samples_per_step * tokens} if tokens else counts
+
+
 def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, float]:
     """Return what some steps took, by column: nothing waits for the device.
 
@@ -36,11 +53,9 @@ def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, fl
     found: dict[str, float] = {}
     if seconds > 0:
         found[STEPS] = speed = steps / seconds
-        horizon = trainer.horizon if isinstance(trainer, Trainer) else None
-        if horizon and horizon.samples_per_step:
-            found[SAMPLES] = speed = speed * horizon.samples_per_step
-            if tokens := getattr(getattr(trainer, "datamodule", None), "tokens_per_example", None):
-                found[TOKENS] = speed * tokens
+        if isinstance(trainer, Trainer) and trainer.horizon:
+            amounts = clock(trainer.horizon, getattr(trainer, "datamodule", None))
+            found |= {PER_SECOND.format(name): speed * amount for name, amount in amounts.items()}
     device = trainer.strategy.root_device
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
     if peak is not None:

@@ -41,6 +41,14 @@ WRONG = {
     (f"logger.mine._target_={CSV[:-1]}",): ("logger.mine._target_", "did you mean CSVLogger?"),
     ("logger=tensorboard", "logger.tensorboard.flush_sec=3"): ("logger.tensorboard.flush_sec", "flush_secs?"),
     ("logger=wandb", "logger.wandb.name=x"): ("logger.wandb.name", "name=..."),
+    ("logger=wandb", "logger.wandb.settings.sav_code=true"): ("logger.wandb.settings.sav_code", "settings.save_code?"),
+    ("logger=wandb", "logger.wandb.settings.run_group=x"): (
+        "logger.wandb.settings.run_group",
+        "logger.wandb.group=...",
+    ),
+    ("logger=wandb", "logger.wandb.settings.root_dir=/x"): ("logger.wandb.settings.root_dir", "leave it out"),
+    ("logger=wandb", "logger.wandb.settings.base_url=http://x"): ("logger.wandb.settings.base_url", "WANDB_BASE_URL"),
+    ("logger=wandb", "logger.wandb.settings.quiet=maybe"): ("logger.wandb.settings.quiet", "true or false"),
     ("tracking_uri=http://x",): ("tracking_uri", "logger.mlflow.tracking_uri"),
 }
 
@@ -61,7 +69,7 @@ def test_a_missing_package_is_told_with_its_extra(name: str, monkeypatch: pytest
         compose([f"logger={name}"])
     (problem,) = error.value.problems
     assert (problem.key, problem.value, problem.hint) == ("logger", name, f"pip install 'lrflow[{name}]'")
-    assert compose([f"logger={name}", "task=plan"]), "only a training logs"
+    assert compose([f"logger={name}", "task=merge"]), "which logs nothing"
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,14 @@ from lrflow.finding import Finding
 from lrflow.loggers.csv_file import CSVLogger
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.loggers.loggers import build_loggers, close_loggers, log_rows
-from lrflow.loggers.wandb_history import STEP, rows_of
+from lrflow.loggers.wandb_file import rows_of
+from lrflow.loggers.wandb_history import STEP
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
 from lrflow.tasks import train as train_task
 from lrflow.training.findings import Findings
 from lrflow.training.machine import varies
+from tests.support.wandb_files import Logged, files_of, metrics_in
 
 Values = Counter[tuple[int, str, str]]
 """How often each step, name and value was logged; single precision in hexadecimal where a dashboard has no more."""
@@ -73,10 +75,10 @@ def of_csv(folder: Path) -> list[tuple[int, str, float]]:
 
 
 def of_wandb(folder: Path) -> Iterator[tuple[int, str, float]]:
-    for path in sorted(folder.glob("wandb/*run-*/run-*.wandb")):
+    for path in files_of(folder):
         for own, row in rows_of(path):
             assert own == row[STEP], "the axis is the optimizer step"
-            yield from ((own, name, float(value)) for name, value in row.items() if name != STEP)
+            yield from ((own, name, float(value)) for name, value in metrics_in(row).items())
 
 
 def board(folder: Path) -> Any:
@@ -105,6 +107,8 @@ def mlflow_run(folder: Path) -> tuple[Any, Any]:
 def of_mlflow(folder: Path) -> Iterator[tuple[int, str, float]]:
     client, run = mlflow_run(folder)
     for name in run.data.metrics:
+        if name.startswith("best/"):
+            continue
         yield from ((one.step, name, one.value) for one in client.get_metric_history(run.info.run_id, name))
 
 
@@ -188,18 +192,31 @@ def test_every_dashboard_has_the_run(monkeypatch: pytest.MonkeyPatch, rendered: 
     last = {name: value for _, name, value in of_csv(folder) if name == "val/loss"}
     best = min(value for _, name, value in of_csv(folder) if name == "val/loss")
     hidden: dict[str, Any] = {}
+    if "wandb" in LOCAL:
+        found = Logged(folder)
+        assert (found.run.display_name, found.run.job_type, found.run.run_group) == ("first", "train", "")
+        assert {"schedule=wsd", "optimizer=adamw"} <= {*found.run.tags}
+        assert found.config["options"]["schedule"] == "wsd"
+        assert found.config["optimizer"]["lr"] == 0.002
+        assert found.summary["best/val/loss"] == best
+        assert found.media["plan/table"]["nrows"] == 25
+        assert found.media["plan/picture"]["width"] > 100
+        assert [one.exit_code for one in found.of["exit"]] == [0]
+        hidden["wandb"] = found.of
     if "mlflow" in LOCAL:
         _, found = mlflow_run(folder)
         assert (found.info.status, found.info.run_name) == ("FINISHED", "first")
         assert found.data.tags["schedule"] == "wsd"
         assert found.data.params["optimizer.lr"] == "0.002"
         assert found.data.params["optimizer._target_"] == "torch.optim.AdamW"
+        assert found.data.metrics["best/val/loss"] == best
         hidden["mlflow"] = found.data.params
     if "trackio" in LOCAL:
         from trackio.sqlite_storage import SQLiteStorage
 
         config = SQLiteStorage.get_run_config("lrflow", "first")
         assert (config["schedule"], config["optimizer.lr"], config["status"]) == ("wsd", 0.002, "finished")
+        assert config["best/val/loss"] == best
         hidden["trackio"] = config
     if "tensorboard" in LOCAL:
         texts, events = texts_of(folder), board(folder)
@@ -261,21 +278,6 @@ def test_a_run_that_was_killed_and_is_resumed_has_each_value_once() -> None:
         assert len(client.search_runs([found.info.experiment_id])) == 1
 
 
-def alerts_of_wandb(folder: Path) -> list[str]:
-    from importlib import import_module
-
-    from lrflow.loggers import wandb_history
-
-    found = []
-    for path in sorted(folder.glob("wandb/*run-*/run-*.wandb")):
-        for content in wandb_history._records(path.read_bytes()):
-            record = import_module("wandb.proto.wandb_internal_pb2").Record()
-            record.ParseFromString(content)
-            if record.WhichOneof("record_type") == "alert":
-                found.append(record.alert.text)
-    return found
-
-
 def test_every_dashboard_has_each_finding_once(tmp_path: Path) -> None:
     folder = RunFolder.at(tmp_path / "run")
     low, high = Finding("too_low", 30, 10, "slow"), Finding("diverging", 50, 40, "fast", {}, 1.0, "optimizer.lr=1")
@@ -291,7 +293,7 @@ def test_every_dashboard_has_each_finding_once(tmp_path: Path) -> None:
         close_loggers(loggers, Outcome.finished())
     lines = [low.line, high.line]
     if "wandb" in LOCAL:
-        assert alerts_of_wandb(folder.path) == lines
+        assert [alert.text for alert in Logged(folder.path).of["alert"]] == lines
     if "tensorboard" in LOCAL:
         shown = texts_of(folder.path)
         assert [shown["findings/too_low"], shown["findings/diverging"]] == lines
@@ -342,7 +344,28 @@ def test_jobs_of_a_sweep_are_runs_of_one_experiment() -> None:
     found = [mlflow_run(folder)[1] for folder in folders[:2]]
     assert {run.data.params["optimizer.lr"] for run in found} == {"0.001", "0.01"}
     assert {run.data.tags["sweep"] for run in found} == {folders[0].parent.name}
+    names = {run.info.run_name.partition(" ")[2] for run in found}
+    assert names == {"logger=[csv,mlflow] lr=0.001", "logger=[csv,mlflow] lr=0.01"}
     assert len(mlflow_run(folders[0])[0].search_runs([found[0].info.experiment_id])) == 2
+
+
+@pytest.mark.skipif("wandb" not in LOCAL, reason="wandb is not installed")
+def test_tasks_that_train_nothing_are_runs_too(rendered: None) -> None:
+    shown = ["logger=wandb", "logger.wandb.artifacts=true", "logger.wandb.settings.silent=true"]
+    assert main(["-m", "trainer.max_steps=2", "optimizer.lr=1e-3,1e-2,1e-1"]) == 0
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    assert main(["task=analyze", *shown]) == 0
+    found = Logged(sweep)
+    assert (found.run.display_name, found.run.job_type) == (f"analyze {sweep.name}", "analyze")
+    assert found.run.run_group == sweep.name
+    assert {"sweep/picture", "sweep/table"} <= found.media.keys()
+    assert found.artifacts == {"recipe": ["best.yaml"]}
+    assert found.summary["sweep/lr"] > 0
+    assert main(["task=plan", "horizon.steps=50", *shown]) == 0
+    (folder,) = Path("outputs").glob("*_plan-*")
+    found = Logged(folder)
+    assert (found.run.display_name.split()[0], found.run.job_type) == ("plan", "plan")
+    assert (found.media["plan/table"]["nrows"], found.summary["status"]) == (50, "finished")
 
 
 def test_a_logger_that_fails_is_told_once_and_ends_nothing(

@@ -7,10 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.loggers.wandb_access import ReachableWandbLogger, resolve_mode, unreachable
 
 
@@ -131,9 +132,9 @@ def test_a_server_that_does_not_accept_the_run_makes_it_offline(
 def test_a_refused_key_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
 
-    def init(**options: str) -> object:
-        raise wandb.errors.AuthenticationError("API key must have 40+ characters, has 1.")
-
-    monkeypatch.setattr("wandb.init", init)
-    with pytest.raises(ConfigError, match="must have 40"):
-        _ = ReachableWandbLogger(save_dir=tmp_path, mode="online").experiment
+    refused = wandb.errors.AuthenticationError("API key must have 40+ characters, has 1.")
+    in_use = RuntimeError("run ID abc is in use")
+    for error, kind in ((refused, ConfigError), (in_use, LrflowError)):
+        monkeypatch.setattr("wandb.init", Mock(side_effect=error))
+        with pytest.raises(kind, match=r"must have 40|cannot start the run: run ID abc is in use"):
+            _ = ReachableWandbLogger(save_dir=tmp_path, mode="online").experiment

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from lrflow.loggers.wandb_history import STEP, WandbHistory, rows_of
+from lrflow.loggers.wandb_file import rows_of
+from lrflow.loggers.wandb_history import STEP, WandbHistory
 from lrflow.training.machine import varies
+from tests.support.wandb_files import files_of, metrics_in
 
 
 class Experiment:
@@ -207,7 +209,7 @@ def test_a_killed_and_resumed_run_has_every_value_once(python, lrflow, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = tmp_path.glob("out/*")
     union: list[tuple[int, dict[str, Any]]] = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+    for path in files_of(folder):
         union += rows_of(path)
     steps = [step for step, _ in union]
     assert len(steps) == len(set(steps))
@@ -219,7 +221,7 @@ def test_a_killed_and_resumed_run_has_every_value_once(python, lrflow, tmp_path:
             written.setdefault(step, {}).update({name: float(text) for name, text in row.items() if text})
     assert steps == sorted(written)
     for step, row in union:
-        own = {name: value for name, value in row.items() if name != STEP and not varies(name)}
+        own = {name: value for name, value in metrics_in(row).items() if not varies(name)}
         assert own == {name: value for name, value in written[step].items() if not varies(name)}, step
 
 
