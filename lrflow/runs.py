@@ -223,11 +223,6 @@ class RunFolder:
         files.write_whole(path, f"{new}\n")
         return new
 
-    def adopt_id(self, given: str) -> None:
-        """Give a run that has no id yet one that was chosen elsewhere, as by an agent of W&B's sweeps."""
-        if _RUN_ID.fullmatch(f"{given}\n") and not (self.path / "run_id").exists():
-            files.write_whole(self.path / "run_id", f"{given}\n")
-
     @property
     def config(self) -> Path:
         """The composed config, without secrets."""

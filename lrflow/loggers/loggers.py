@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from lrflow.loggers.csv_file import CSVLogger
 from lrflow.loggers.dashboard import About, Dashboard
 from lrflow.loggers.failures import guard
 from lrflow.loggers.wandb_access import resolve_mode
-from lrflow.loggers.wandb_run import WandbRun, is_of_agent
+from lrflow.loggers.wandb_run import WandbRun, adopt_id_of_agent
 from lrflow.outcome import Outcome
 from lrflow.output import redact_messages_of_wandb
 from lrflow.runs import RunFolder
@@ -63,8 +62,8 @@ def _wandb(settings: Mapping[str, Any], folder: Path, about: About) -> Logger:
     mode = resolve_mode(settings["mode"], folder) if rank() == 0 else "disabled"
     # A run folder is one run on the dashboard, even if it is resumed. Other ranks log nothing.
     place = RunFolder(folder)
-    if rank() == 0 and is_of_agent() and (given := os.environ.get("WANDB_RUN_ID")):
-        place.adopt_id(given)
+    if rank() == 0:
+        adopt_id_of_agent(place)
     return WandbRun(folder, place.run_id if rank() == 0 else None, about, settings, mode)
 
 

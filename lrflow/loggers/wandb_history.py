@@ -44,7 +44,7 @@ class WandbHistory(ReachableWandbLogger):
     """
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        super().__init__(save_dir=folder, **options)
+        super().__init__(save_dir=folder.resolve(), **options)  # W&B's process may have another working directory
         self._folder = folder
         self._step: int | None = None
         self._row: dict[str, float] = {}

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.files import write_whole
 from lrflow.finding import kinds_of, read_findings
 from lrflow.loggers.contents import AT_END, AT_START, Table, pictures_in, tables_in
 from lrflow.loggers.dashboard import About
@@ -32,6 +33,13 @@ _LONGEST_TAG = 64  # characters, which W&B takes
 def is_of_agent() -> bool:
     """Return whether an agent of a W&B sweep started this process; W&B then sets project, entity and id of the run."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def adopt_id_of_agent(folder: RunFolder) -> None:
+    """Give a run that an agent started the id that the agent chose."""
+    path, given = folder.path / "run_id", os.environ.get("WANDB_RUN_ID")
+    if is_of_agent() and given and not path.exists():
+        write_whole(path, f"{given}\n")
 
 
 class WandbRun(WandbHistory):

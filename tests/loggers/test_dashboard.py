@@ -27,7 +27,7 @@ from lrflow.loggers.wandb_file import rows_of
 from lrflow.loggers.wandb_history import STEP
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder
-from lrflow.tasks import train as train_task
+from lrflow.tasks import prepare as prepare_task
 from lrflow.training.findings import Findings
 from lrflow.training.machine import varies
 from tests.support.wandb_files import Logged, files_of, metrics_in
@@ -245,14 +245,14 @@ def test_a_run_that_was_killed_and_is_resumed_has_each_value_once() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> None:
-        build = train_task.build_trainer
+        build = prepare_task.build_trainer
 
         def with_death(*arguments: Any, **options: Any) -> Any:
             trainer = build(*arguments, **options)
             trainer.callbacks.append(Dies())
             return trainer
 
-        train_task.build_trainer = with_death
+        prepare_task.build_trainer = with_death
         main(words)
 
     process = multiprocessing.get_context("fork").Process(target=work)
