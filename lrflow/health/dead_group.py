@@ -41,11 +41,13 @@ class DeadGroup(Detector):
             return None
         rates = history.rates[-_LAST:]
         ratio = np.where((rates > 0) & np.isfinite(ratio), ratio, np.nan)
-        per_rate = ratio / np.where(rates > 0, rates, np.nan)
-        counts = np.isfinite(ratio).sum(axis=0) == len(ratio)
+        counts = np.isfinite(ratio).all(axis=0)
         if counts.sum() < 2:
             return None
-        for group in np.flatnonzero(counts):
+        furthest = ratio[:, counts].max(axis=1, keepdims=True)
+        suspects = (ratio * self._factor <= furthest).all(axis=0) | (ratio >= self._largest).all(axis=0)
+        per_rate = ratio / np.where(rates > 0, rates, np.nan)
+        for group in np.flatnonzero(counts & suspects):  # none in most runs
             others = counts & (np.arange(len(counts)) != group)
             own, usual = ratio[:, group], np.median(ratio[:, others], axis=1)
             own_per_rate, usual_per_rate = per_rate[:, group], np.median(per_rate[:, others], axis=1)

@@ -109,8 +109,8 @@ class Watch:
         return {"history": self.history.state_dict(), "quiet": dict(self._quiet)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the history; that of other groups is dropped."""
-        if state["history"]["norms"]["weight"].shape[1] == len(self.history.facts.groups):
+        """Restore the history; that of other groups, or of a version that kept it in another form, is dropped."""
+        if state["history"].get("groups") == len(self.history.facts.groups):
             self.history.load_state_dict(state["history"])
             self._quiet = dict(state["quiet"])
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import compress, pairwise
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -29,6 +30,10 @@ CLOCKS = ("seconds", "data_seconds")
 """Those of them that a clock gave; a resumed run knows none of the steps before."""
 NORM_SERIES = ("gradient", "weight", "update")
 BIN_SERIES = ("loss", "grad_norm", "lr", "cosine")
+_PLAIN = ("first", "start", "norm_steps", "rates", "cosine")
+_BIN_PARTS = ("count", "total", "low", "high")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,7 @@ class History:
         self.cosine = np.zeros(0)
         self.validations: list[tuple[int, dict[str, float]]] = []
         self.sharpness: list[tuple[int, float, float]] = []
+        self._remembered: dict[Callable[[History], Any], Any] = {}
 
     @property
     def recent_steps(self) -> np.ndarray:
@@ -186,6 +192,7 @@ class History:
 
     def extend(self, block: Block) -> None:
         """Add the signals of the next steps."""
+        self._remembered.clear()
         steps = np.arange(block.first, block.first + len(block))
         loss = np.where(block.skipped, np.nan, block.loss)
         own = {
@@ -223,22 +230,74 @@ class History:
         """Add a measurement of the sharpness before a step."""
         self.sharpness = [*self.sharpness, (step, top, share)][-MEASURED:]
 
+    def remembered(self, make: Callable[[History], T]) -> T:
+        """Return what a function makes of the steps so far; it is called once, however many detectors ask."""
+        if make not in self._remembered:
+            self._remembered[make] = make(self)
+        return cast(T, self._remembered[make])
+
     def state_dict(self) -> dict[str, Any]:
-        """Return everything but the facts and what a clock gave, so that equal runs have equal states."""
-        content = {name: value for name, value in vars(self).items() if name != "facts"}
-        content["recent"] = {name: values for name, values in self.recent.items() if name not in CLOCKS}
-        return {**content, "bins": {name: dict(vars(one)) for name, one in self.bins.items()}}
+        """Return everything but the facts and what a clock gave, so that equal runs have equal states.
+
+        All numbers are in one array, after the lengths of the series: another array in a checkpoint takes as long as
+        thousands of numbers.
+        """
+        arrays = [*self._arrays(self._metrics()).values()]
+        return {
+            "groups": self.rates.shape[1],
+            "step": self.step,
+            "not_finite": self.not_finite,
+            "width": self.bins["loss"].width,
+            "metrics": self._metrics(),
+            "numbers": np.concatenate([[len(one) for one in arrays], *(one.ravel() for one in arrays)], dtype=float),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state; the groups that it was measured of must be the same."""
-        for name, value in state.items():
-            setattr(self, name, value)
-        self.recent |= {name: np.zeros(len(self.recent["loss"])) for name in CLOCKS}
-        self.bins = {name: Bins(one["width"]) for name, one in state["bins"].items()}
-        for name, one in state["bins"].items():
-            vars(self.bins[name]).update(one)
-        self.validations = [(step, metrics) for step, metrics in state["validations"]]
-        self.sharpness = [(step, top, share) for step, top, share in state["sharpness"]]
+        fresh = History(self.facts)
+        fresh.bins = {name: Bins(state["width"]) for name in BIN_SERIES}
+        made, numbers = fresh._arrays(state["metrics"]), state["numbers"]
+        lengths, found, place = numbers[: len(made)].astype(int).tolist(), {}, len(made)
+        for (name, one), length in zip(made.items(), lengths, strict=True):
+            shape = (length, *one.shape[1:])
+            found[name] = numbers[place : place + math.prod(shape)].reshape(shape).astype(one.dtype)
+            place += math.prod(shape)
+        fresh.step, fresh.not_finite = state["step"], state["not_finite"]
+        for name in _PLAIN:
+            setattr(fresh, name, found[name])
+        fresh.norms = {name: found[f"norms/{name}"] for name in NORM_SERIES}
+        fresh.recent = {name: found.get(f"recent/{name}", np.zeros_like(found["recent/loss"])) for name in STEP_SERIES}
+        for name, bins in fresh.bins.items():
+            bins.count, bins.total, bins.low, bins.high = (found[f"bins/{name}/{part}"] for part in _BIN_PARTS)
+        columns = (found[name].tolist() for name in ("validated", "values", "known"))
+        fresh.validations = [
+            (step, dict(compress(zip(state["metrics"], values, strict=True), known)))
+            for step, values, known in zip(*columns, strict=True)
+        ]
+        fresh.sharpness = [(int(step), top, share) for step, top, share in found["sharpness"].tolist()]
+        vars(self).update(vars(fresh))
+
+    def _metrics(self) -> list[str]:
+        return sorted({name for _, metrics in self.validations for name in metrics})
+
+    def _arrays(self, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return all series that a checkpoint holds; their dtypes and columns do not depend on the content.
+
+        Args:
+            metrics: names of the metrics of validations.
+        """
+        measured = [one for _, one in self.validations]
+        table = len(measured), len(metrics)
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            **{f"norms/{name}": one for name, one in self.norms.items()},
+            **{f"recent/{name}": one for name, one in self.recent.items() if name not in CLOCKS},
+            **{f"bins/{name}/{part}": getattr(one, part) for name, one in self.bins.items() for part in _BIN_PARTS},
+            "validated": np.array([step for step, _ in self.validations], int),
+            "values": np.array([one.get(name, np.nan) for one in measured for name in metrics], float).reshape(table),
+            "known": np.array([name in one for one in measured for name in metrics], bool).reshape(table),
+            "sharpness": np.array(self.sharpness, float).reshape(-1, 3),
+        }
 
 
 def cut(block: Block, steps: Sequence[int]) -> list[Block]:

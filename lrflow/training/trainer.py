@@ -36,6 +36,11 @@ from lrflow.training.parameters import CoverageCheck
 SHORT_RUN_DONE = "the short run is complete"
 """The reason of a stop by the purpose of a short run."""
 
+_STEP_HOOKS = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end",
+)  # fmt: skip
+
 
 class Trainer(pl.Trainer):
     """A Trainer whose only limit is the horizon of its run, and that records what stopped the run earlier.
@@ -64,6 +69,15 @@ class Trainer(pl.Trainer):
         self.fit_loop = FitLoop(self)
         self._signal_connector = NoHandlers(self)
         Launcher.replace(self)
+
+    def fit(self, *args: Any, **options: Any) -> None:
+        """Train; hooks that lrflow's own callbacks do not have are not called."""
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if type(callback).__module__.startswith("lrflow."):
+                for hook in _STEP_HOOKS:
+                    if getattr(type(callback), hook) is getattr(pl.Callback, hook):
+                        setattr(callback, hook, None)  # which Lightning (2.6.6) skips, as it is not callable
+        super().fit(*args, **options)
 
     def run_for(self, horizon: Horizon) -> None:
         """Set the length of the run: exactly the steps of a horizon, over as many epochs as they take."""
