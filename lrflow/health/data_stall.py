@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse, Response
@@ -22,6 +24,8 @@ class DataStall(Detector):
         seconds: the least time that they took together, so that a short run is not judged by its start.
         action: as in `Detector`.
     """
+
+    reads_validations: ClassVar[bool] = False
 
     def __init__(self, share: float = 0.4, seconds: float = 20.0, action: OwnResponse | None = None) -> None:
         super().__init__(action)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse
@@ -27,6 +29,8 @@ class DeadGroup(Detector):
         largest: share of its weights by which a group that moves too far changes at least in a step.
         action: as in `Detector`.
     """
+
+    reads_validations: ClassVar[bool] = False
 
     def __init__(
         self, factor: float = 1e6, excess: float = 100.0, largest: float = 0.1, action: OwnResponse | None = None

@@ -13,7 +13,7 @@ from lrflow.config.health_schema import OwnResponse, Response
 from lrflow.errors import LrflowError
 from lrflow.finding import Finding
 from lrflow.health.actions import Actions
-from lrflow.health.history import Facts, History, cut
+from lrflow.health.history import Facts, History
 from lrflow.training.block import Block
 from lrflow.training.monitor import Monitor
 from lrflow.training.trainer import Trainer
@@ -42,12 +42,14 @@ class Detector(ABC):
         diverges: whether `stop` ends the run as diverged.
         suspects_batches: whether `recover` leaves out the batches of the steps that show it, as their likely cause.
         acts: the values of `health.action` that hold for it unless it has an `action` of its own.
+        reads_validations: whether it also looks after each validation; false saves time where they say nothing.
     """
 
     kind: str = ""
     diverges: ClassVar[bool] = False
     suspects_batches: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ()
+    reads_validations: ClassVar[bool] = True
     action: OwnResponse | None = None  # of a subclass whose `__init__` does not set it
 
     def __init__(self, action: OwnResponse | None = None) -> None:
@@ -78,7 +80,7 @@ class Watch:
         detectors: by their kinds.
 
     Attributes:
-        every: steps between two looks; it also looks after each validation.
+        every: steps between two looks; detectors that read validations also look after each.
         found: what the last look found, new or not, by kind.
     """
 
@@ -93,16 +95,18 @@ class Watch:
 
     def extend(self, block: Block) -> Iterator[Finding]:
         """Add the next steps, and yield what is found at the steps at which it is time to look."""
-        stop = block.first + len(block)
-        for part in cut(block, range(block.first - block.first % self.every + self.every, stop, self.every)):
-            self.history.extend(part)
+        start = 0
+        while start < len(block):
+            stop = min(len(block), start + self.every - (block.first + start) % self.every)
+            self.history.extend(block, start, stop)
             if self.history.step % self.every == 0:
-                yield from self._look()
+                yield from self._look(self.detectors)
+            start = stop
 
     def add_validation(self, step: int, metrics: Mapping[str, float]) -> Iterator[Finding]:
         """Add the metrics of a validation after a number of steps, and yield what is found."""
         self.history.add_validation(step, metrics)
-        yield from self._look()
+        yield from self._look({kind: one for kind, one in self.detectors.items() if one.reads_validations})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, and which findings are not over."""
@@ -114,9 +118,9 @@ class Watch:
             self.history.load_state_dict(state["history"])
             self._quiet = dict(state["quiet"])
 
-    def _look(self) -> Iterator[Finding]:
+    def _look(self, detectors: Mapping[str, Detector]) -> Iterator[Finding]:
         self.found.clear()
-        for kind, detector in self.detectors.items():
+        for kind, detector in detectors.items():
             finding = _judged(kind, detector, self.history)
             if finding is not None:
                 self.found[kind] = finding

@@ -28,6 +28,7 @@ class Diverging(Detector):
         action: as in `Detector`.
     """
 
+    reads_validations: ClassVar[bool] = False
     diverges: ClassVar[bool] = True
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
 

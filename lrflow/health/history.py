@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, pairwise
+from itertools import compress
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from lrflow.metric import Metric
 from lrflow.training.block import Block
+from lrflow.training.group_norms import GroupNorms
 
 WINDOW = 512
 """Number of last steps that are kept one by one."""
@@ -82,10 +83,11 @@ class Bins:
         self.width = width
         self.count, self.total, self.low, self.high = _empty()
 
-    def add(self, steps: np.ndarray, values: np.ndarray) -> None:
-        """Add the values of steps, which are in order."""
-        finite = np.isfinite(values)
-        bins, values = steps[finite] // self.width, values[finite]
+    def add(self, steps: np.ndarray, values: np.ndarray, finite: np.ndarray) -> None:
+        """Add the values of steps, which are in order, where they are finite."""
+        if not finite.all():
+            steps, values = steps[finite], values[finite]
+        bins = steps // self.width
         while len(bins) and bins[-1] >= len(self.count):  # the run is longer than planned
             own = (self.count, self.total, self.low, self.high)
             self.count, self.total, self.low, self.high = map(np.concatenate, zip(own, _empty(), strict=True))
@@ -120,8 +122,6 @@ class History:
     Attributes:
         step: number of steps seen.
         first: the losses of the first steps; [up to `FIRST`], float64.
-        recent: series of the last steps by name, `STEP_SERIES`; each [up to `WINDOW`], float64. The loss of a skipped
-            step is NaN. `recent_steps` are their steps.
         bins: statistics of `BIN_SERIES` over parts of the whole run; `lr` is the largest LR of all groups.
         not_finite: number of steps whose loss was not finite.
         start: norms of each group's weights at the first measurement; [groups]; empty before it.
@@ -138,7 +138,7 @@ class History:
         width = max(1, -(-facts.steps // BINS))
         self.step = 0
         self.first = np.zeros(0)
-        self.recent = {name: np.zeros(0) for name in STEP_SERIES}
+        self._recent = np.zeros((len(STEP_SERIES), 0))
         self.bins = {name: Bins(width) for name in BIN_SERIES}
         self.not_finite = 0
         self.start = np.zeros(0)
@@ -151,9 +151,17 @@ class History:
         self._remembered: dict[Callable[[History], Any], Any] = {}
 
     @property
+    def recent(self) -> dict[str, np.ndarray]:
+        """Series of the last steps by name, `STEP_SERIES`; each [up to `WINDOW`], float64.
+
+        The loss of a skipped step is NaN.
+        """
+        return dict(zip(STEP_SERIES, self._recent, strict=True))
+
+    @property
     def recent_steps(self) -> np.ndarray:
         """The steps of `recent`; [n], int64."""
-        return np.arange(self.step - len(self.recent["loss"]), self.step)
+        return np.arange(self.step - self._recent.shape[1], self.step)
 
     @property
     def correlation(self) -> np.ndarray:
@@ -190,35 +198,49 @@ class History:
         steps, values = zip(*found, strict=True) if found else ((), ())
         return np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64)
 
-    def extend(self, block: Block) -> None:
-        """Add the signals of the next steps."""
+    def extend(self, block: Block, start: int = 0, stop: int | None = None) -> None:
+        """Add the signals of the next steps.
+
+        Args:
+            block: of these steps.
+            start: position of the first of them in the block.
+            stop: position after the last; None: the end of the block.
+        """
+        rows = slice(start, len(block) if stop is None else stop)
+        first, count = block.first + start, rows.stop - start
+        series, skipped = np.zeros((len(STEP_SERIES), count)), block.skipped[rows]
+        loss, gradient, lr, seconds, waited = series
+        loss[:], gradient[:], seconds[:] = block.loss[rows], block.grad_norm[rows], block.seconds[rows]
+        loss[skipped] = np.nan
+        block.effective[rows].max(axis=1, out=lr)
+        if block.data_seconds is not None:
+            waited[:] = block.data_seconds[rows]
         self._remembered.clear()
-        steps = np.arange(block.first, block.first + len(block))
-        loss = np.where(block.skipped, np.nan, block.loss)
-        own = {
-            "loss": loss,
-            "grad_norm": block.grad_norm,
-            "lr": block.effective.max(axis=1),
-            "seconds": block.seconds,
-            "data_seconds": np.zeros(len(block)) if block.data_seconds is None else block.data_seconds,
-        }
-        self.step = block.first + len(block)
-        if block.first == len(self.first):  # else the first steps were made without monitors, or are full
+        self.step = first + count
+        if first == len(self.first) < FIRST:  # else the first steps were made without monitors, or are full
             self.first = np.concatenate([self.first, loss[: FIRST - len(self.first)]])
-        self.recent = {name: np.concatenate([self.recent[name], own[name]])[-WINDOW:] for name in STEP_SERIES}
-        self.not_finite += int((~np.isfinite(loss) & ~block.skipped).sum())
-        for name in ("loss", "grad_norm", "lr"):
-            self.bins[name].add(steps, own[name])
+        self._recent = np.concatenate([self._recent, series], axis=1)[:, -WINDOW:]
+        is_finite = np.isfinite(series[:3])
+        self.not_finite += count - int((is_finite[0] | skipped).sum())
+        steps = np.arange(first, first + count)
+        for name, values, finite in zip(BIN_SERIES, series[:3], is_finite, strict=False):
+            self.bins[name].add(steps, values, finite)
         if block.norms is not None and len(block.norms.rows):
-            measured = steps[block.norms.rows]
-            if not len(self.start):
-                self.start = np.array(block.norms.weight[0])
-            self.norm_steps = np.concatenate([self.norm_steps, measured])[-MEASURED:]
-            for name in NORM_SERIES:
-                self.norms[name] = np.concatenate([self.norms[name], getattr(block.norms, name)])[-MEASURED:]
-            self.rates = np.concatenate([self.rates, block.effective[block.norms.rows]])[-MEASURED:]
-            self.cosine = np.concatenate([self.cosine, block.norms.cosine])[-MEASURED:]
-            self.bins["cosine"].add(measured, block.norms.cosine)
+            self._add_norms(block, block.norms, rows)
+
+    def _add_norms(self, block: Block, measured: GroupNorms, rows: slice) -> None:
+        norms = measured.part(rows.start, rows.stop)
+        if not len(norms.rows):
+            return
+        if not len(self.start):
+            self.start = np.array(norms.weight[0])
+        steps = block.first + rows.start + norms.rows
+        self.norm_steps = np.concatenate([self.norm_steps, steps])[-MEASURED:]
+        for name in NORM_SERIES:
+            self.norms[name] = np.concatenate([self.norms[name], getattr(norms, name)])[-MEASURED:]
+        self.rates = np.concatenate([self.rates, block.effective[rows][norms.rows]])[-MEASURED:]
+        self.cosine = np.concatenate([self.cosine, norms.cosine])[-MEASURED:]
+        self.bins["cosine"].add(steps, norms.cosine, np.isfinite(norms.cosine))
 
     def add_validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the metrics of a validation after a number of steps; a second one at a step replaces the first."""
@@ -266,7 +288,8 @@ class History:
         for name in _PLAIN:
             setattr(fresh, name, found[name])
         fresh.norms = {name: found[f"norms/{name}"] for name in NORM_SERIES}
-        fresh.recent = {name: found.get(f"recent/{name}", np.zeros_like(found["recent/loss"])) for name in STEP_SERIES}
+        unknown = np.zeros_like(found["recent/loss"])
+        fresh._recent = np.stack([found.get(f"recent/{name}", unknown) for name in STEP_SERIES])
         for name, bins in fresh.bins.items():
             bins.count, bins.total, bins.low, bins.high = (found[f"bins/{name}/{part}"] for part in _BIN_PARTS)
         columns = (found[name].tolist() for name in ("validated", "values", "known"))
@@ -298,10 +321,3 @@ class History:
             "known": np.array([name in one for one in measured for name in metrics], bool).reshape(table),
             "sharpness": np.array(self.sharpness, float).reshape(-1, 3),
         }
-
-
-def cut(block: Block, steps: Sequence[int]) -> list[Block]:
-    """Return the parts of a block that end before each of these steps, and its rest; empty parts are left out."""
-    inner = [step for step in steps if block.first < step < block.first + len(block)]
-    edges = [block.first, *inner, block.first + len(block)]
-    return [block.part(start, stop) for start, stop in pairwise(edges)]

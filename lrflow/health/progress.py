@@ -38,6 +38,7 @@ class TooLow(Detector):
         action: as in `Detector`.
     """
 
+    reads_validations: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ("stop",)
 
     def __init__(

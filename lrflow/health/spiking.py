@@ -29,6 +29,7 @@ class Spiking(Detector):
         action: as in `Detector`.
     """
 
+    reads_validations: ClassVar[bool] = False
     suspects_batches: ClassVar[bool] = True
 
     def __init__(self, deviations: float = 8.0, lost: float = 1.0, action: OwnResponse | None = None) -> None:
@@ -78,6 +79,8 @@ class WarmupTooShort(Detector):
         rise: least rise, relative to the untrained loss.
         action: as in `Detector`.
     """
+
+    reads_validations: ClassVar[bool] = False
 
     def __init__(self, rise: float = 0.3, action: OwnResponse | None = None) -> None:
         super().__init__(action)

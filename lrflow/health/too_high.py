@@ -27,6 +27,7 @@ class TooHigh(Detector):
         action: as in `Detector`.
     """
 
+    reads_validations: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
 
     def __init__(self, lost: float = 0.6, growth: float = 1.5, action: OwnResponse | None = None) -> None:
@@ -66,6 +67,8 @@ class Oscillating(Detector):
         scatter: the interquartile range of the last losses, relative to the untrained loss.
         action: as in `Detector`.
     """
+
+    reads_validations: ClassVar[bool] = False
 
     def __init__(self, scatter: float = 0.1, action: OwnResponse | None = None) -> None:
         super().__init__(action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,16 @@ from lrflow.errors import LrflowError
 from lrflow.health import Detector, Facts, Finding, History
 from lrflow.health.detector import Detection, Watch
 from lrflow.health.diverging import Diverging
-from lrflow.health.history import cut
 from lrflow.health.spiking import Spiking
 from lrflow.training import Block
 from lrflow.training.findings import Findings
 from lrflow.training.recovery import Request
 from lrflow.training.trainer import Trainer
+
+
+def cut(whole: Block, edges: list[int]) -> list[Block]:
+    """The parts of a block from step 0 on that end before these steps, and its rest."""
+    return [whole.part(start, stop) for start, stop in pairwise([0, *edges, len(whole)])]
 
 
 class Above(Detector):
@@ -45,6 +50,16 @@ def test_when_they_look(edges: list[int]) -> None:
     for part in cut(block([0.0] * 1000), edges):
         assert not list(watch.extend(part))
     assert detector.seen == list(range(40, 1001, 40))
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_after_a_validation_only_those_look_that_read_it(reads: bool) -> None:
+    detector = Above()
+    detector.reads_validations = reads  # type: ignore[misc]
+    watch = Watch(Facts(4000), {"above": detector})
+    assert not list(watch.extend(block([0.0] * 10)))
+    assert not list(watch.add_validation(10, {"val/loss": 1.0}))
+    assert getattr(detector, "seen", []) == [10] * reads
 
 
 def test_what_lasts_is_found_once_and_what_comes_back_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrflow.health.diverging import Diverging
-from lrflow.health.history import BINS, FIRST, MEASURED, WINDOW, Facts, History, cut
+from lrflow.health.history import BINS, FIRST, MEASURED, WINDOW, Facts, History
 from lrflow.training import Block
 from lrflow.training.group_norms import GroupNorms
 
@@ -51,8 +52,11 @@ def same(one: History, other: History) -> bool:
 def test_blocks_may_end_anywhere(edges: list[int]) -> None:
     whole, divided = History(Facts(STEPS, groups=("a", "b"))), History(Facts(STEPS, groups=("a", "b")))
     whole.extend(recorded())
-    for part in cut(recorded(), sorted({*edges})):
-        divided.extend(part)
+    for start, stop in pairwise([0, *sorted({*edges}), STEPS]):
+        if start % 2:
+            divided.extend(recorded(), start, stop)
+        else:
+            divided.extend(recorded().part(start, stop))
     assert same(whole, divided)
 
 
