@@ -141,7 +141,7 @@ def measure(words: tuple[str, ...], first: int) -> dict[str, list[float]]:
     """
     names = list(VARIANTS)
     names = [*names[first:], *names[:first]]
-    turns, clocks, failures = Turns(len(names)), {}, []
+    turns, clocks, failures = Turns(len(names)), dict[str, Clock](), list[BaseException]()
 
     def train(name: str, ready: Prepared) -> None:
         clock = clocks[name]
