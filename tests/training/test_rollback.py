@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import schedulefree
 import torch
 from small_runs import Points
@@ -191,6 +192,24 @@ def test_batches_that_hold_nan_are_left_out_and_the_lr_stays(train: Any, tmp_pat
     rows = [row for row in run.rows() if row["lr/head"]]
     assert [int(row["step"]) for row in rows if not row["train/loss"]] == skipped
     assert [row["lr/head"] for row in rows] == [row["lr_planned/head"] for row in rows]
+    assert all(torch.isfinite(tensor).all() for tensor in run.weights.values())
+
+
+class Explodes(pl.Callback):
+    """Makes the gradient of one batch of an epoch infinite; its loss is finite."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        self.is_bad = trainer.current_epoch == 0 and batch_idx == 5
+
+    def on_after_backward(self, trainer: Any, module: Any) -> None:
+        if self.is_bad:
+            next(module.parameters()).grad.fill_(torch.inf)
+
+
+def test_a_gradient_that_is_not_finite_costs_one_rollback(train: Any, tmp_path: Path) -> None:
+    run = train(tmp_path, callbacks=[Explodes()], **POISONED)
+    (recovery,) = run.trainer.rollback.recoveries
+    assert (recovery.step, recovery.skipped, recovery.factor) == (5, [5], 1.0)
     assert all(torch.isfinite(tensor).all() for tensor in run.weights.values())
 
 
