@@ -111,13 +111,15 @@ def _add_actual(axes: Axes, actual: Actual, curves: list[Line], drawn: list[Any]
     above = axes.get_yscale() == "linear"  # where a curve seldom is
     for event in actual.events:
         at, again = event.get("to", event["step"]), event["step"]
+        early = at < 0.03 * axes.get_xlim()[1]  # without room for a label to the left
         axes.axvline(at, color=GREY, linestyle=":", linewidth=1)
         if again > at:
             axes.axvspan(at, again, color=GREY, alpha=0.12, linewidth=0)
         axes.annotate(
-            f"{event['action']} x {number(event['factor'])}", (at, float(above)), (2, -20 if above else 4),
-            xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="left",
-            va="top" if above else "bottom", color=GREY, fontsize=8,
+            f"{event['action']} x {number(event['factor'])}", (at, float(above)),
+            (2 if early else -2, -20 if above else 4),
+            xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, color=GREY, fontsize=8,
+            ha="left" if early else "right", va="top" if above else "bottom",
         )  # fmt: skip
     return used, [Line2D([], [], color=GREY, linewidth=1.1, linestyle=(0, (2, 2)), label="as planned")]
 
