@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
-
 from lrflow.config import Config, load_config
-from lrflow.config.composition import composer
-from lrflow.config.interpolation import resolve_hydra_and_now
-from lrflow.config.options import ACROSS_GROUPS
+from lrflow.config.differences import OwnSettings, composed, differences
 from lrflow.config.origins import as_yaml, schema_line
 from lrflow.config.overrides import Override
 from lrflow.config.validation import META
@@ -24,7 +18,6 @@ from lrflow.metric import Metric
 from lrflow.sweeps.results import SweepResults, TrialResult
 
 BEST = "best"
-_NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")
 
 
 def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> Path:
@@ -47,13 +40,12 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
     path = sweep.folder / "recipe" / f"{name}.yaml"
     try:
         saved = load_config(trial.folder / "config.yaml")
-        config = _with_mode(_content(saved), saved[META].get("metrics") or {})
-        chosen = _changed_options(saved[META].choices)
-        defaults = _compose([Override(group, option) for group, option in chosen.items() if option])
+        own = OwnSettings.of(saved)
+        config, chosen, defaults = _with_mode(own.content, saved[META].get("metrics") or {}), own.options, own.defaults
         whole = [group for group in Config.groups if group in config and _is_custom(config, defaults, chosen, group)]
         options = {group: option for group, option in chosen.items() if group not in whole} | dict.fromkeys(whole)
         content = {"defaults": [{f"override /{group}": option} for group, option in options.items()]} if options else {}
-        values = _differences(config, {key: value for key, value in defaults.items() if key not in whole})
+        values = differences(config, {key: value for key, value in defaults.items() if key not in whole})
         names = [each.name for each in sweep.objectives if each.name in trial.metrics]
         metrics = "".join(f", {name} {trial.spread(name) or f'{trial.metrics[name]:.4g}'}" for name in names)
         head = [
@@ -64,7 +56,7 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
         text = as_yaml({**content, **values})
         comments = "".join(f"# {line}\n" for line in head)
         write_whole(path, f"# @package _global_\n{schema_line(path.parent)}{comments}{text}")
-        if differing := _differences(config, _compose([Override("recipe", name)], sweep.folder)):
+        if differing := differences(config, composed([Override("recipe", name)], sweep.folder)):
             raise LrflowError(f"a recipe cannot hold {', '.join(differing)}")
     except Exception as error:
         path.unlink(missing_ok=True)
@@ -76,18 +68,6 @@ def write_recipe(sweep: SweepResults, trial: TrialResult, name: str = BEST) -> P
 def command(sweep: SweepResults, name: str = BEST) -> str:
     """Return the command that runs the trial of a recipe again."""
     return f"python -m lrflow --config-dir {shlex.quote(str(sweep.folder))} recipe={name}"
-
-
-def _changed_options(choices: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the options that differ from the defaults, by group; None: the option is not one of lrflow's own."""
-    with _own_hydra(), composer() as composing:
-        defaults, catalogue = composing(()).choices, composing.catalogue
-    changed = {
-        group: option
-        for group, option in choices.items()
-        if group in defaults and group not in ACROSS_GROUPS and option != defaults[group]
-    }
-    return {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
 
 
 def _is_custom(
@@ -106,29 +86,6 @@ def _has_all_keys(config: Any, defaults: Any) -> bool:
     )
 
 
-def _compose(overrides: Sequence[Override], folder: Path | None = None) -> dict[str, Any]:
-    with _own_hydra(), composer(folder) as composing:
-        return _content(composing(overrides).content)
-
-
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Allow composing a config within a job of Hydra, whose state is global to the process."""
-    state = GlobalHydra.instance()
-    running, state.hydra = state.hydra, None
-    try:
-        yield
-    finally:
-        state.hydra = running
-
-
-def _content(config: DictConfig) -> dict[str, Any]:
-    """Return the part of a config that a recipe holds, with unresolved interpolations."""
-    resolve_hydra_and_now(config)
-    content: Any = OmegaConf.to_container(config, resolve=False)
-    return {key: value for key, value in content.items() if key not in _NOT_OF_THE_JOB}
-
-
 def _with_mode(content: dict[str, Any], modes: Mapping[str, str]) -> dict[str, Any]:
     """Return the config with the mode of the checkpoints' metric, if only the sweep defined it."""
     checkpoint = content["trainer"].get("checkpoint", {})
@@ -136,16 +93,3 @@ def _with_mode(content: dict[str, Any], modes: Mapping[str, str]) -> dict[str, A
     if checkpoint.get("mode") is None and modes.get(name) not in (None, Metric.parse(str(name)).mode):
         checkpoint["mode"] = modes[name]
     return content
-
-
-def _differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a config that differ from the defaults."""
-    differences = {}
-    for key, value in config.items():
-        default = defaults.get(key, ...)
-        if isinstance(value, dict) and isinstance(default, dict):
-            if below := _differences(value, default):
-                differences[key] = below
-        elif value != default or type(value) is not type(default):
-            differences[key] = value
-    return differences
