@@ -27,6 +27,11 @@ class Series:
     steps: np.ndarray
     values: Floats
 
+    @classmethod
+    def empty(cls) -> Series:
+        """Return a series without values."""
+        return cls(np.empty(0, np.int64), np.empty(0))
+
     def __len__(self) -> int:
         return len(self.steps)
 
@@ -36,21 +41,14 @@ class Series:
         steps, values = self.steps[known], self.values[known]
         parts = np.array_split(np.arange(len(steps)), max(1, min(count, len(steps))))
         means = [(steps[part].mean(), values[part].mean()) for part in parts if part.size]
-        return (
-            Series(*(np.array(column, float) for column in zip(*means, strict=True)))
-            if means
-            else Series(steps, values)
-        )
-
-
-_EMPTY = Series(np.empty(0, np.int64), np.empty(0))
+        return Series(*np.array(means, float).T) if means else Series.empty()
 
 
 class History(dict[str, Series]):
     """The series of a run by column, in the order of the file; a column without values is missing."""
 
     def __missing__(self, column: str) -> Series:
-        return _EMPTY
+        return Series.empty()
 
     def groups(self, kind: str) -> list[str]:
         """Return the names of the groups that have a column of this kind, such as `lr` for `lr/backbone`."""

@@ -46,6 +46,9 @@ BEST = f"best{SUFFIX}"
 FINDINGS = "findings.jsonl"
 """File name of what the monitors of a run found."""
 
+PAGE = "report.html"
+"""File name of the page of a run, a sweep or a range test."""
+
 EARLIER = "earlier"
 """Name of the folder in a run folder that receives the records of earlier runs in it."""
 
@@ -54,7 +57,7 @@ ROLLBACKS = "rollbacks"
 
 _STAGED = ".next"
 _RECORD = (
-    "config.yaml", "plan.json", "plan.csv", "plan.png", "metrics.csv", "sharpness.png", "checkpoints",
+    "config.yaml", "plan.json", "plan.csv", "plan.png", "metrics.csv", "sharpness.png", PAGE, "checkpoints",
     "environment.json", "summary.json", FINDINGS, ROLLBACKS, "evaluations.json", "run_id", "comet", "tensorboard",
     "wandb",
 )  # fmt: skip
@@ -65,7 +68,7 @@ class RunFolder:
     """The folder of one run.
 
     It contains `config.yaml`, `plan.json`, `plan.csv`, `plan.png`, `metrics.csv`, `environment.json`, `summary.json`,
-    `run_id` and `checkpoints/`, and `findings.jsonl` if monitors found something.
+    `run_id` and `checkpoints/`, `findings.jsonl` if monitors found something, and `report.html` once it has ended.
 
     Args:
         path: path of the folder.
@@ -154,10 +157,8 @@ class RunFolder:
         """Move the record of an earlier run in this folder to `earlier/NUMBER/`, so that the folder has one history."""
         if not any(path.exists() for path in (self.metrics, self.summary, self.checkpoints)):
             return
-        for number in count(1):
-            place = self.path / EARLIER / str(number)
-            if not place.exists():
-                break
+        places = (self.path / EARLIER / str(number) for number in count(1))
+        place = next(one for one in places if not one.exists())
         log.warning("%s: an earlier run was started here; its record is now in %s", self.path, place)
         place.mkdir(parents=True)
         for name in _RECORD:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -155,6 +156,17 @@ display.render = lambda figure, file, kind: file.write(b"not rendered")
 def rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of this test are rendered; those of others in this process are not, which saves time."""
     monkeypatch.setattr(display, "render", _render)
+
+
+@pytest.fixture
+def paged() -> None:
+    """Runs of this test write their pages in this process; those of others do not, which saves time."""
+
+
+@pytest.fixture(autouse=True)
+def _without_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "paged" not in request.fixturenames and (module := sys.modules.get("lrflow.tasks.run_record")):
+        monkeypatch.setattr(module, "_write_page", lambda folder: None)
 
 
 @pytest.fixture

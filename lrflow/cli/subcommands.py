@@ -1,4 +1,4 @@
-"""Subcommands, which train nothing: `lrflow list`, `compare`, `plot`, `schema`, `init` and `docs`."""
+"""Subcommands, which train nothing: `lrflow list`, `report`, `compare`, `plot`, `schema`, `init` and `docs`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,22 @@ def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: st
     out.print(table)
 
 
+def _report(given: argparse.Namespace) -> None:
+    from lrflow.cli.report import write_reports
+
+    words, output = _with_output(given.runs)
+    write_reports(words, output)
+
+
+def _with_output(given: Sequence[str]) -> tuple[list[str], Path]:
+    """Return the words without `output=FOLDER`, and the folder of the run folders."""
+    words = [word for word in given if not word.startswith("output=")]
+    folders = [word.removeprefix("output=") for word in given if word not in words] or [OUTPUT]
+    if missing := [folder for folder in folders[-1:] if folder != OUTPUT and not Path(folder).is_dir()]:
+        raise ConfigError([Problem("output", "there is no such folder", missing[0])])
+    return words, Path(folders[-1])
+
+
 _COMPARED = "lrflow compare RUN RUN: a folder, a part of its name, or last; lrflow list shows the runs"
 
 
@@ -98,13 +114,17 @@ def _compare(given: argparse.Namespace) -> None:
     from lrflow.plan.diff import PlanDiff
     from lrflow.reports.runs import different_keys, find_run, written
 
-    words = [word for word in given.runs if not word.startswith("output=")]
-    folders = [word.removeprefix("output=") for word in given.runs if word not in words] or [OUTPUT]
+    named, output = _with_output(given.runs)
+    words = [word for word in named if not word.startswith("page=")]
+    pages = [word.removeprefix("page=") for word in named if word not in words]
     if len(words) < 2:
         raise ConfigError([Problem(" ".join(["lrflow compare", *words]), "needs two or more runs", hint=_COMPARED)])
-    if missing := [folder for folder in folders[-1:] if folder != OUTPUT and not Path(folder).is_dir()]:
-        raise ConfigError([Problem("output", "there is no such folder", missing[0])])
-    runs = [find_run(word, Path(folders[-1])) for word in words]
+    runs = [find_run(word, output) for word in words]
+    if pages:
+        from lrflow.cli.report import write_comparison_page
+
+        write_comparison_page(runs, pages[-1])
+        return
     out = console()
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     for number, run in zip(numbers, runs, strict=True):
@@ -205,9 +225,15 @@ SUBCOMMANDS = {
         _options_of_list,
         _list,
     ),
+    "report": Subcommand(
+        "RUN ... [output=FOLDER]",
+        "write report.html into the folder of a run or a sweep; RUN is a folder, a part of its name or last",
+        lambda parser: parser.add_argument("runs", nargs="*"),
+        _report,
+    ),
     "compare": Subcommand(
-        "RUN RUN ... [output=FOLDER]",
-        "compare configs, findings, versions, metrics and plans of runs; RUN is a folder, a part of its name or last",
+        "RUN RUN ... [page=FILE] [output=FOLDER]",
+        "compare configs, findings, metrics and plans of runs, in the terminal or on a page with their curves",
         lambda parser: parser.add_argument("runs", nargs="*"),
         _compare,
     ),

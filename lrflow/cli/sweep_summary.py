@@ -88,6 +88,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
 
     for line in found_in(sweep):
         out.print(Text(line, "yellow"))
+    _write_page(sweep)
 
 
 def _show_repeats(
@@ -162,9 +163,30 @@ def _report(sweep: SweepResults) -> None:
     out = console()
     out.print()
     try:
-        report(sweep, out)
+        report(sweep, out, page=_wants_page(sweep))
     except (LrflowError, OSError) as error:  # does not change the outcome of the sweep
         out.print(Text(f"cannot write the report of the sweep: {error}", "yellow"), soft_wrap=True)
+
+
+def _write_page(sweep: SweepResults) -> None:
+    """Write the page of a sweep without an LR, and print where it is."""
+    from lrflow.reports.sweep import write_sweep_page
+
+    if not _wants_page(sweep):
+        return
+    try:
+        path = write_sweep_page(sweep.folder)
+    except (LrflowError, OSError) as error:  # does not change the outcome of the sweep
+        console().print(Text(f"cannot write the page of the sweep: {error}", "yellow"), soft_wrap=True)
+    else:
+        console().print(f"{sweep.folder}/: {path.name}", soft_wrap=True, highlight=False)
+
+
+def _wants_page(sweep: SweepResults) -> bool:
+    """Return whether the config of the first job asks for pages."""
+    from lrflow.reports.runs import Run
+
+    return Run(sweep.trials[0].folder).config.get("report", True) is not False
 
 
 FEWEST = 2

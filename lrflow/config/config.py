@@ -64,6 +64,8 @@ class Config(schema.Section):
     """Seed of Python, NumPy, torch and the order of the data."""
     output: f.FolderPath = OUTPUT
     """Folder of the run folders."""
+    report: f.Switch = True
+    """Write `report.html` into the folder of a run, a sweep or a range test at its end; not for each job of a sweep."""
     horizon: run_schema.HorizonOverride = run_schema.HorizonOverride.model_construct()
     against: f.Text | None = None
     """task=plan: run folder, plan.json or config file to compare with, or `last`: the newest run that has a plan."""

@@ -26,11 +26,13 @@ class OwnSettings:
 
     Args:
         options: the options that are not the default ones, by group; None: an option that is not one of lrflow's.
+        usual: the default option of each group.
         defaults: the config that these options of lrflow's give.
         content: the config of the run, with unresolved interpolations.
     """
 
     options: dict[str, str | None]
+    usual: Mapping[str, str | None]
     defaults: dict[str, Any]
     content: dict[str, Any]
 
@@ -38,8 +40,16 @@ class OwnSettings:
     def of(cls, saved: DictConfig) -> OwnSettings:
         """Return what the config of a run sets, as its config.yaml gives it."""
         content = content_of(saved)
-        options = _changed_options(saved[META].choices)
-        return cls(options, composed([Override(group, option) for group, option in options.items() if option]), content)
+        with _own_hydra(), composer() as composing:
+            usual, catalogue = composing(()).choices, composing.catalogue
+        changed = {
+            group: option
+            for group, option in saved[META].choices.items()
+            if group in usual and group not in ACROSS_GROUPS and option != usual[group]
+        }
+        options = {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
+        defaults = composed([Override(group, option) for group, option in options.items() if option])
+        return cls(options, usual, defaults, content)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -76,18 +86,6 @@ def differences(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
         elif value != default or type(value) is not type(default):
             found[key] = value
     return found
-
-
-def _changed_options(choices: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the options that differ from the defaults, by group; None: the option is not one of lrflow's own."""
-    with _own_hydra(), composer() as composing:
-        defaults, catalogue = composing(()).choices, composing.catalogue
-    changed = {
-        group: option
-        for group, option in choices.items()
-        if group in defaults and group not in ACROSS_GROUPS and option != defaults[group]
-    }
-    return {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
 
 
 @contextmanager

@@ -20,7 +20,10 @@ from lrflow.config.validation import META
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.runs import RunFolder, newest_checkpoint
 
-IGNORED_KEYS = ("resume", "task", "against", "output", "name", "horizon", "logger", "trial", "trainer.progress")
+IGNORED_KEYS = (
+    "resume", "task", "against", "output", "name", "report", "horizon", "logger", "trial",
+    "trainer.progress",
+)  # fmt: skip
 """Keys that do not change what a run computes: where it is written, what it is called, how it is started."""
 
 _AUTO_LR = f"optimizer.lr={AUTO}"

@@ -1,4 +1,4 @@
-"""The page of a range test (`find.html`): the sweeps, the suggested LR, and the trial runs that confirm it."""
+"""The page of a range test (`report.html`): the sweeps, the suggested LR, and the trial runs that confirm it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lrflow.display import COLOURS, GREY, number
 from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Points, Rule, Spec
 from lrflow.reports.charts import Part, chart
 from lrflow.reports.page import Fact, Page
+from lrflow.runs import PAGE
 from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.find_record import Record
 from lrflow.tuning.suggestion import compare_with_interval
@@ -34,7 +35,7 @@ RULES_TO_MAXIMIZE = {
 
 
 def write_find_page(folder: Path) -> Path:
-    """Write `find.html` from the `find.csv` and `find.json` of a folder.
+    """Write `report.html` from the `find.csv` and `find.json` of a folder.
 
     Raises:
         LrflowError: the library that draws the figures cannot be made.
@@ -64,7 +65,7 @@ def write_find_page(folder: Path) -> Path:
     rules = RULES_TO_MINIMIZE if record.sign > 0 else RULES_TO_MAXIMIZE
     rows = [(name, rate, rate / record.suggestion.lr, rules.get(name, "")) for name, rate in marks]
     page.table("Rules", ["rule", "LR", "times halfway", "meaning"], rows, strong=0)
-    return page.write(folder / "find.html")
+    return page.write(folder / PAGE)
 
 
 def figures(record: Record) -> list[Figure]:

@@ -124,7 +124,7 @@ class Page:
 
         Args:
             heading: above the table.
-            columns: the names of the columns.
+            columns: the names of the columns; if all are empty, the table has no head.
             rows: one cell per column; None: an empty cell.
             caption: below the heading.
             strong: the index of the row to highlight; None: no row.
@@ -142,13 +142,24 @@ class Page:
             f"{''.join(_td(cell, is_number) for cell, is_number in zip(row, right, strict=True))}</tr>"
             for number, row in enumerate(body)
         )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
+        table = f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
         scroll = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(heading)}">{table}</div>'
         self._card(heading, caption, scroll)
 
-    def code(self, heading: str, text: str, caption: str = "") -> None:
-        """Add text in a monospaced font, such as a file or a command."""
-        self._card(heading, caption, f'<pre tabindex="0"><code>{escape(text.strip())}</code></pre>')
+    def code(self, heading: str, text: str, caption: str = "", folded: bool = False, wrapped: bool = False) -> None:
+        """Add text in a monospaced font, such as a file or a command; nothing if there is none.
+
+        Args:
+            heading: above the text.
+            text: as it is shown.
+            caption: below the heading.
+            folded: whether only a click on the heading shows it.
+            wrapped: whether long lines are wrapped.
+        """
+        if text := text.strip():
+            content = f'<pre{_class("wrapped" * wrapped)} tabindex="0"><code>{escape(text)}</code></pre>'
+            self._card(heading, caption, content, folded)
 
     def write(self, path: Path) -> Path:
         """Write the page; an existing file is replaced atomically."""
@@ -186,9 +197,12 @@ class Page:
             return {key: self._without_values(value) for key, value in part.items()}
         return [self._without_values(each) for each in part] if isinstance(part, list | tuple) else part
 
-    def _card(self, heading: str, caption: str, content: str) -> None:
+    def _card(self, heading: str, caption: str, content: str, folded: bool = False) -> None:
         below = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-        self._sections.append(f'<section class="card"><h2>{escape(heading)}</h2>{below}{content}</section>')
+        card = f"<h2>{escape(heading)}</h2>{below}{content}"
+        if folded:
+            card = f"<details><summary><h2>{escape(heading)}</h2></summary>{below}{content}</details>"
+        self._sections.append(f'<section class="card">{card}</section>')
 
 
 def _json(content: Any) -> str:

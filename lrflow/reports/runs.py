@@ -25,7 +25,7 @@ UNFINISHED = ("running", "unfinished")
 """Statuses of a run that has not ended: a process is running it, or its process was killed."""
 
 _FACTS = ("status", "started", "steps", "seconds", "findings")
-_NOT_COMPARED = ("lrflow", "hydra", "output", "name", "resume", "trial", "against")
+_NOT_COMPARED = ("lrflow", "hydra", "output", "name", "report", "resume", "trial", "against")
 """Keys that differ between runs without changing the training."""
 
 _OF_A_RUN = {"environment.json", "plan.json", "metrics.csv", "summary.json"}
@@ -47,9 +47,14 @@ class Run:
     folder: Path
 
     @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What it recorded at its end; empty: it has not ended."""
+        return RunFolder(self.folder).read_summary()
+
+    @cached_property
     def outcome(self) -> Outcome | None:
         """How it ended; None: it has not."""
-        return Outcome.from_summary(RunFolder(self.folder).read_summary(), self.folder)
+        return Outcome.from_summary(self.summary, self.folder)
 
     @cached_property
     def status(self) -> str:
@@ -94,13 +99,23 @@ class Run:
         content = content if isinstance(content, dict) else {}
         record = content.get("lrflow")
         choices = record.get("choices") if isinstance(record, dict) else None
-        return {**dict(_leaves(content)), **(choices if isinstance(choices, dict) else {})}
+        return {**dict(leaves(content)), **(choices if isinstance(choices, dict) else {})}
+
+    def below(self, key: str) -> dict[str, Any]:
+        """Return the values below a key of its config, by the rest of their keys."""
+        start = f"{key}."
+        return {name.removeprefix(start): value for name, value in self.config.items() if name.startswith(start)}
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides of its command line, as Hydra received them."""
+        given = self.config.get("lrflow.overrides")
+        return [*map(str, given)] if isinstance(given, list) else []
 
     @property
     def typed(self) -> dict[str, str]:
         """The overrides of its command line, by key."""
-        given = self.config.get("lrflow.overrides")
-        return values_of(map(str, given)) if isinstance(given, list) else {}
+        return values_of(self.overrides)
 
     @cached_property
     def plan(self) -> Plan | None:
@@ -277,10 +292,11 @@ def written(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _leaves(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their dotted keys."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{above}{key}.")
+            yield from leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
 

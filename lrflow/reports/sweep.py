@@ -1,4 +1,4 @@
-"""The report of a sweep: `sweep.html`, printed tables, and the order in which all files are written."""
+"""The report of a sweep: `report.html`, printed tables, and the order in which all files are written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.table import Table
@@ -18,15 +19,19 @@ from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page
 from lrflow.reports.sweep_charts import by_figure, figures
 from lrflow.reports.sweep_matplotlib import plot_sweep
+from lrflow.runs import PAGE
 from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
+from lrflow.sweeps.folders import read_sweep
 from lrflow.sweeps.results import SweepResults, TrialResult, Value
 from lrflow.sweeps.trial_recipe import BEST, command, write_recipe
 
 MAX_PRINTED = 12  # trials of a Pareto front
 
 
-def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, recipe: bool = True) -> list[Analysis]:
-    """Write `sweep.csv`, `sweep.png`, `sweep.html` and `recipe/best.yaml` into a sweep folder, and print a summary.
+def report(
+    sweep: SweepResults, console: Console, margin: str | float = MARGIN, recipe: bool = True, page: bool = True
+) -> list[Analysis]:
+    """Write `sweep.csv`, `sweep.png`, `report.html` and `recipe/best.yaml` into a sweep folder, and print a summary.
 
     `sweep.png` is written if an LR was swept or if there are two objectives.
 
@@ -35,6 +40,7 @@ def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, 
         console: for the summary.
         margin: how much worse than the best the metric may be within a basin; see `analyse`.
         recipe: whether to write `recipe/best.yaml`; an existing one is not deleted otherwise.
+        page: whether to write `report.html`.
 
     Returns:
         the analyses of the LR, one per objective; empty: no LR was swept.
@@ -50,9 +56,10 @@ def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, 
     except LrflowError as error:
         missing.append(f"no recipe of the best trial: {error}")
     try:
-        written.append(write_page(sweep, analyses, best, folder / "sweep.html"))
+        if page:
+            written.append(write_page(sweep, analyses, best, folder / PAGE))
     except LrflowError as error:
-        missing.append(f"no sweep.html: {error}")
+        missing.append(f"no {PAGE}: {error}")
     if several:
         console.print(_front(sweep))
     for analysis in analyses:
@@ -77,6 +84,21 @@ def report(sweep: SweepResults, console: Console, margin: str | float = MARGIN, 
         another = f"python -m lrflow task=analyze {in_shell('task.from', folder)} task.trial={sweep.front[1].number}"
         console.print(Text.assemble(("write another trial as a recipe: ", "dim"), another), soft_wrap=True)
     return analyses
+
+
+def write_sweep_page(folder: Path) -> Path:
+    """Write the page of a sweep into its folder, from the folders of its runs.
+
+    Raises:
+        LrflowError: no run can be read, or the library that draws the figures cannot be made.
+        OSError: the page cannot be written.
+    """
+    sweep = read_sweep(folder)
+    if not sweep.trials:
+        raise LrflowError(f"{folder}: no run of this sweep can be read")
+    analyses = [found for objective in sweep.objectives if (found := analyse(sweep.by(objective)))]
+    recipe = folder / "recipe" / f"{BEST}.yaml"
+    return write_page(sweep, analyses, recipe if recipe.exists() else None, folder / PAGE)
 
 
 def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | None, path: Path) -> Path:
@@ -197,7 +219,7 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
     columns += (["findings"] if sweep.found else []) + (["error"] if has_errors else [])
     rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
-    text = "A column's name sorts by it. Numbers link to the run folders."
+    text = "A column's name sorts by it. Numbers link to run folders, and to pages that `lrflow report` made of them."
     means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds or folds. "
     page.table("Trials", columns, rows, means * several + text, best)
     if several:
@@ -215,7 +237,8 @@ def _row(
     given = [None if (value := trial.given.get(key)) is None else _cell(value) for key in sweep.keys]
     metrics = [_metric(trial, name) for name in sweep.metrics]
     count = [_count(trial)] if sweep.has_repeats else []
-    number = Cell(str(trial.number), trial.number, f"{trial.folder.relative_to(sweep.folder)}/")
+    page = PAGE if (trial.folder / PAGE).exists() else ""
+    number = Cell(str(trial.number), trial.number, quote(f"{trial.folder.relative_to(sweep.folder).as_posix()}/{page}"))
     pareto = ["yes" if trial in sweep.front else None] if front and len(sweep.objectives) > 1 else []
     found = [", ".join(map(spoken, trial.findings))] if sweep.found else []
     last = [trial.steps, trial.seconds, *found, *([trial.reason] if has_errors else [])]

@@ -24,7 +24,8 @@ from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_no
 RECORD = "sweep.yaml"  # settings and space of a sweep of hydra/sweeper=lrflow; Hydra's own sweeper writes none
 TRIAL_RECORD = "trial.json"  # how a trial of several runs ended, in the folder of its first run
 GRID_RECORD = "multirun.yaml"  # the config of a sweep of Hydra's own sweeper
-NOT_SWEPT = ("hydra", "trial", "resume", "output", "name", "task", "against")  # differ without changing the training
+NOT_SWEPT = ("hydra", "trial", "resume", "output", "report", "name", "task", "against")
+"""Keys that differ without changing the training."""
 
 
 def read_sweep(

@@ -42,7 +42,7 @@ def run(config: Config) -> dict[str, Any]:
     console.print(f"{sweep.folder}, by {objectives}", style="bold", soft_wrap=True)
     try:
         own = sweep.objectives == read_sweep(folder).objectives
-        analyses = report(sweep, console, task.margin, recipe=own or task.write)
+        analyses = report(sweep, console, task.margin, recipe=own or task.write, page=config.report)
         if task.trial is not None:
             _write(sweep, sweep.numbered[task.trial], console)
     except OSError as error:

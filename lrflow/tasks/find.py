@@ -24,7 +24,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import rank
 from lrflow.metric import TRAIN_LOSS
 from lrflow.reports.find import write_find_page
-from lrflow.runs import RunFolder
+from lrflow.runs import PAGE, RunFolder
 from lrflow.tasks.run_record import log_task, open_folder, own_environment
 from lrflow.training.state import preserve_random_state
 from lrflow.tuning.batch_size import Try, measure_sizes
@@ -62,7 +62,7 @@ def run(config: Config) -> dict[str, Any]:
     if rank() == 0:
         folder.write_environment()
         log_task(config, folder)
-        written = ", ".join(sorted(path.name for path in folder.path.glob("find.*")))
+        written = ", ".join(sorted(path.name for path in (*folder.path.glob("find.*"), *folder.path.glob(PAGE))))
         console.print(f"{folder.path}/: {written}", soft_wrap=True, highlight=False)
     return {**found, "folder": str(folder.path)}
 
@@ -163,7 +163,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     if rank() == 0:
         record.write(folder)
         plot_range_test(record, folder / "find.png")
-        if config.task.name == "find":  # not for every run that checks its LR: the page takes megabytes
+        if config.task.name == "find" and config.report:  # a run shows its range test on its own page
             _write_page(folder, console)
     answer = record.answer
     verdict = compare_with_interval(config.optimizer.lr, answer.interval, suggestion.ceiling)
@@ -243,7 +243,7 @@ def _write_page(folder: Path, console: Console) -> None:
     try:
         write_find_page(folder)
     except LrflowError as error:
-        console.print(f"no find.html: {error}", style="dim", markup=False, highlight=False)
+        console.print(f"no {PAGE}: {error}", style="dim", markup=False, highlight=False)
 
 
 def _with_progress(seeds: Iterable[int], console: Console) -> Iterator[int]:

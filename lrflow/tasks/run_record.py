@@ -35,7 +35,7 @@ from lrflow.plan import Plan
 from lrflow.plan.events import record_events
 from lrflow.redaction import redact
 from lrflow.remote import upload, url_of
-from lrflow.runs import FINDINGS, NoFolder, RunFolder
+from lrflow.runs import FINDINGS, PAGE, NoFolder, RunFolder
 from lrflow.sweeps.folders import swept_keys
 from lrflow.training.guard import describe_guard
 from lrflow.training.interrupt import requeue
@@ -284,6 +284,7 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
     finally:
         close_loggers(loggers, outcome)
         if rank() == 0:
+            _write_page(folder)
             upload(folder)
 
 
@@ -299,6 +300,20 @@ def _record_events(folder: RunFolder, facts: Mapping[str, Any]) -> None:
         log.warning("%s: the changes of the LR could not be added: %s", folder.plan, error)
 
 
+def _write_page(folder: RunFolder) -> None:
+    """Write the page of a run that is no job of a sweep, from what its folder holds; that it cannot be is a warning."""
+    try:
+        if not folder.is_written or folder.present_config != folder.config:  # a resumed run that has made no step
+            return
+        from lrflow.reports.run_page import wants_page, write_run_page  # here: jobs of sweeps do not need it
+
+        if wants_page(folder.path):
+            write_run_page(folder.path)
+    except Exception as error:  # whatever it is, the run has ended as it has
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        log.warning("%s: the page of the run could not be written: %s", folder.path / PAGE, reason)
+
+
 def print_outcome(
     console: Console, config: Config, folder: RunFolder, outcome: Outcome, facts: Mapping[str, Any]
 ) -> None:
@@ -311,7 +326,7 @@ def print_outcome(
         console.print(further, soft_wrap=True, highlight=False, markup=False)
     if not folder.is_written:
         return
-    written = ["config.yaml", "plan.png", "metrics.csv", FINDINGS, "sharpness.png", "summary.json"]
+    written = ["config.yaml", "plan.png", "metrics.csv", FINDINGS, "sharpness.png", "summary.json", PAGE]
     last = sorted(folder.checkpoints.glob("*.ckpt"))
     written += [f"checkpoints/{path.name}" for path in last]
     names = ", ".join(name for name in written if (folder.path / name).exists())

@@ -71,7 +71,7 @@ def ineligible_because(config: Config) -> str | None:
 def population_key(config: Config) -> str:
     """Return a key that is equal for runs that differ only in the schedule, the seed and numbers of the optimizer."""
     same = config.plain()
-    for section in ("schedule", "name", "output", "find", "against", "horizon", "seed", "resume", "trial"):
+    for section in ("schedule", "name", "output", "report", "find", "against", "horizon", "seed", "resume", "trial"):
         same.pop(section, None)
     same["optimizer"] = {key: value for key, value in same["optimizer"].items() if key not in _NUMBERS}
     same["layers"] = _without_numbers(same["layers"])

@@ -179,4 +179,4 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_the_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: lrflow compare RUN RUN ... [output=FOLDER]")
+    assert capsys.readouterr().out.startswith("usage: lrflow compare RUN RUN ... [page=FILE] [output=FOLDER]")

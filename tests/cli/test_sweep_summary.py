@@ -54,14 +54,15 @@ def test_objectives_come_first_and_a_sweep_without_an_lr_writes_its_files(
         outcomes.append(Outcome.finished(metrics, overrides=overrides, seconds=1.0, folder=folder / str(number)))
     show_summary(outcomes)
     assert not (folder / "sweep.csv").exists()  # a grid
-    row, line = capsys.readouterr().out.splitlines()[-2:]
+    row, line, page = capsys.readouterr().out.splitlines()[-3:]
+    assert page == f"{folder}/: report.html"
     assert row.split()[-4:] == ["finished", "1", "too", "low"]
     assert line == "too low in 1 of 2 trials: 1"
     (folder / "sweep.yaml").write_text("settings: {metric: val/f1, mode: max}\n")
     show_summary(outcomes)
     (shown,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("job")]
     assert shown[1:4] == ["weight_decay", "val/f1", "test/accuracy"]
-    assert {"sweep.csv", "sweep.html"} <= {path.name for path in folder.iterdir()}
+    assert {"sweep.csv", "report.html"} <= {path.name for path in folder.iterdir()}
 
 
 def test_runs_that_only_repeat_each_other_are_averaged(capsys: pytest.CaptureFixture[str]) -> None:

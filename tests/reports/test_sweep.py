@@ -26,7 +26,7 @@ def printed(folder: Path) -> str:
 
 
 def figures(folder: Path) -> dict[str, dict[str, Any]]:
-    return charts((folder / "sweep.html").read_text())
+    return charts((folder / "report.html").read_text())
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_lr_figure_shows_every_trial(swept: Path) -> None:
 
 def test_the_table_shows_errors(swept: Path) -> None:
     printed(swept)
-    page = (swept / "sweep.html").read_text()
+    page = (swept / "report.html").read_text()
     assert "8 trials, 1 diverged" in page
     assert "step 2: the loss is nan, at LR 1" in page
 
@@ -70,7 +70,7 @@ def test_the_table_and_the_summary_have_what_monitors_found(swept: Path, make_ru
     (swept / "1" / "findings.jsonl").write_text('{"kind": "plateau", "step": 9}\n')
     found = [line for line in printed(swept).splitlines() if " in " in line and " of 9 trials: " in line]
     assert found == ["! plateau in 2 of 9 trials: 1, 8", "! too low in 1 of 9 trials: 8"], "7 is shown as diverged"
-    assert "too low, plateau" in (swept / "sweep.html").read_text()
+    assert "too low, plateau" in (swept / "report.html").read_text()
 
 
 def test_prints_a_summary(swept: Path) -> None:
@@ -79,7 +79,7 @@ def test_prints_a_summary(swept: Path) -> None:
     assert lines[2].split()[0] == "adamw"
     assert "! adamw: 3 LRs are too few to fit: the best of those tried is shown" in lines
     assert lines[-1] == f"run the best again: python -m lrflow --config-dir {swept} recipe=best"
-    assert f"{swept}/: sweep.csv, sweep.png, sweep.html" in "".join(lines)
+    assert f"{swept}/: sweep.csv, sweep.png, report.html" in "".join(lines)
 
 
 def test_draws_pruned_trials_at_their_last_metric(swept: Path, make_run) -> None:
@@ -95,7 +95,7 @@ def test_draws_pruned_trials_at_their_last_metric(swept: Path, make_run) -> None
     assert [(row["x"], row["y"], row["series"]) for row in pruned] == [(0.3, 3.0, "pruned"), (10.0, 4.0, "pruned")]
     assert colour(chart, "pruned") == MUTED
     assert "val/loss 3\npruned by x" in pruned[0]["hint"]
-    assert "Those above 4 are drawn there." in (swept / "sweep.html").read_text()
+    assert "Those above 4 are drawn there." in (swept / "report.html").read_text()
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_draws_the_pareto_front_of_two_objectives(traded: Path) -> None:
     others, front = marks(chart, "point", "circle")
     assert [row["x"] for row in others] == [1.3]
     assert [(row["label"], row["shade"]) for row in front] == [("4", 1.0), ("2", 1e-2), ("1", 1e-3), ("0", 1e-4)]
-    titles = re.findall(r"<h2>(.*?)</h2>", (traded / "sweep.html").read_text())
+    titles = re.findall(r"<h2>(.*?)</h2>", (traded / "report.html").read_text())
     assert titles[:3] == ["Pareto front", "val/loss against optimizer.lr", "val/speed against optimizer.lr"]
     assert (traded / "sweep.png").exists()
 
@@ -141,7 +141,7 @@ def test_writes_the_page_of_a_sweep_without_an_lr(make_run) -> None:
     for seed in range(3):
         folder = make_run(seed, [f"seed={seed}"], {"val/loss": 1.0 + seed})
     printed(folder)
-    assert "<h1>Sweep</h1>" in (folder / "sweep.html").read_text()
+    assert "<h1>Sweep</h1>" in (folder / "report.html").read_text()
     assert not (folder / "sweep.png").exists()
     assert len(curves(figures(folder)["Learning curves"])) == 3
 
@@ -150,7 +150,7 @@ def test_reports_a_sweep_whose_trials_all_failed(make_run) -> None:
     for number, lr in enumerate((1.0, 10.0)):
         folder = make_run(number, [f"optimizer.lr={lr}"], status="failed", error="the loss is inf", losses=[])
     assert "every LR diverged" in printed(folder)
-    assert (folder / "sweep.html").exists()
+    assert (folder / "report.html").exists()
 
 
 def test_colours_follow_the_logarithm_of_the_lr() -> None:

@@ -54,7 +54,7 @@ def swept(mode: str, make_run: Callable[..., Path]) -> Path:
 @pytest.fixture
 def page(swept: Path) -> str:
     report(read_sweep(swept), Console(file=StringIO(), width=100))
-    return (swept / "sweep.html").read_text()
+    return (swept / "report.html").read_text()
 
 
 def table(page: str, heading: str) -> tuple[list[str], list[list[str]], list[int]]:

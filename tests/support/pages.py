@@ -53,3 +53,33 @@ def _filled(part: Any, tables: dict[str, Any]) -> Any:
             return {key: value if key == "data" else _filled(value, tables) for key, value in part.items()}
         return {key: _filled(value, tables) for key, value in part.items()}
     return [_filled(each, tables) for each in part] if isinstance(part, list) else part
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """Return the texts of the cells of a table by row, the names of the columns first; empty: there is no table."""
+    found = re.search(
+        rf"<h2>{re.escape(html.escape(heading))}</h2>(?:(?!<h2>).)*?<table>(.*?)</table>", page, re.DOTALL
+    )
+    lines = re.findall(r"<tr.*?</tr>", found.group(1), re.DOTALL) if found else []
+    return [
+        [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", line)]
+        for line in lines
+    ]
+
+
+def tiles(page: str) -> dict[str, tuple[str, str]]:
+    """Return the value and the note of each number at the top of a page, by its name."""
+    pattern = r'<div class="name">(.*?)</div><div class="value">(.*?)</div><div class="note">(.*?)</div>'
+    return {name: (value, note) for name, value, note in (map(html.unescape, one) for one in re.findall(pattern, page))}
+
+
+def headings(page: str) -> list[str]:
+    """Return the headings of the sections of a page, in their order."""
+    return [html.unescape(heading) for heading in re.findall(r"<h2>(.*?)</h2>", page)]
+
+
+def code(page: str, heading: str) -> str:
+    """Return the text of a section in a monospaced font."""
+    found = re.search(rf"<h2>{re.escape(heading)}</h2>(?:(?!<h2>).)*?<code>(.*?)</code>", page, re.DOTALL)
+    assert found, heading
+    return html.unescape(found.group(1))

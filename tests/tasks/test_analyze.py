@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 
 import pytest
+from pages import charts, marks
 
 from lrflow.cli import main
 from lrflow.errors import LrflowError
@@ -47,7 +47,7 @@ def folder(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_sweep_writes_its_results(folder: Path) -> None:
     left = {path.name for path in folder.iterdir()}
-    assert {"sweep.csv", "sweep.png", "sweep.html", "recipe"} <= left
+    assert {"sweep.csv", "sweep.png", "report.html", "recipe"} <= left
     with (folder / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == [str(number) for number in range(4)]
@@ -57,13 +57,13 @@ def test_a_sweep_writes_its_results(folder: Path) -> None:
 
 
 def test_the_page_shows_every_trial_with_a_link_to_its_folder(folder: Path) -> None:
-    page = (folder / "sweep.html").read_text()
+    page = (folder / "report.html").read_text()
     for number in range(4):
         assert f'<a href="{number}/">{number}</a>' in page
-    figures = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', page)
-    hints = [hint for trace in json.loads(figures[0])["data"] for hint in trace.get("customdata", [])]
+    points = [row for rows in marks(charts(page)["val/loss against optimizer.lr"], "point") for row in rows]
+    hints = [row["hint"] for row in points if "trial" in (row.get("hint") or "")]
     assert sorted({int(re.search(r"trial (\d+)", hint)[1]) for hint in hints}) == list(range(4))
-    assert any("optimizer = sgd<br>optimizer.lr = 0.01" in hint for hint in hints)
+    assert any("optimizer = sgd\noptimizer.lr = 0.01" in hint for hint in hints)
 
 
 def test_the_best_trial_runs_again_from_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_the_best_trial_runs_again_from_its_file(folder: Path, capsys: pytest.Ca
 
 
 def test_the_results_are_printed_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "sweep.html").unlink()
+    (folder / "report.html").unlink()
     capsys.readouterr()
     assert main(["task=analyze"]) == 0
     out = capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_the_results_are_printed_again(folder: Path, capsys: pytest.CaptureFixtu
     assert {lines[2].split()[0], lines[3].split()[0]} == {"sgd", "adamw"}
     assert "2 LRs are too few to fit" in out
     assert f"run the best again: python -m lrflow --config-dir {folder} recipe=best" in out
-    assert (folder / "sweep.html").exists()
+    assert (folder / "report.html").exists()
 
 
 def test_by_another_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_without_the_library_of_the_page_the_rest_is_written(
     monkeypatch.setattr("lrflow.reports.page.library", fail)
     (folder / "sweep.png").unlink()
     assert main(["task=analyze"]) == 0
-    assert "no sweep.html: there is no library" in capsys.readouterr().out
+    assert "no report.html: there is no library" in capsys.readouterr().out
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

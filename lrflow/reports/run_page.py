@@ -1,0 +1,205 @@
+"""The page of a run, `report.html`: what was run, what it measured, and what monitors found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lrflow.config.validation import META
+from lrflow.display import number
+from lrflow.errors import LrflowError
+from lrflow.finding import spoken
+from lrflow.metric import is_test
+from lrflow.redaction import MASK, redact_text
+from lrflow.reports import find
+from lrflow.reports.course import Course
+from lrflow.reports.page import Cell, Fact, Page
+from lrflow.reports.run_charts import figures
+from lrflow.reports.run_facts import command_again, environment, git_of, own_settings
+from lrflow.reports.runs import UNFINISHED, Run, written
+from lrflow.runs import PAGE, RunFolder
+from lrflow.training.block import DATA_TIME
+from lrflow.training.machine import PEAK
+from lrflow.tuning.find_record import Record
+
+_LONG = 120  # characters of a reason that stands at the top
+_BEFORE_FINDINGS = ("lr", "loss", "metric-")
+_AT_THE_END = ("throughput",)
+"""Starts of the names of the figures that stand there."""
+
+
+def write_run_page(folder: Path) -> Path:
+    """Write `report.html` into a run folder, from the files there.
+
+    Args:
+        folder: of a run that has ended, is going on, or was killed.
+
+    Raises:
+        LrflowError: the library that draws the figures cannot be made.
+        OSError: the page cannot be written.
+    """
+    run = Run(folder)
+    course = Course(run)
+    drawn = figures(course)
+    page = Page(str(run.config.get("name") or folder.resolve().name), str(folder))
+    page.facts(_facts(course))
+    page.warnings(_warnings(course))
+    _what_was_run(page, run)
+    page.draw(one for one in drawn if one.name.startswith(_BEFORE_FINDINGS))
+    _metrics(page, course)
+    _findings(page, course)
+    page.draw(one for one in drawn if not one.name.startswith(_BEFORE_FINDINGS + _AT_THE_END))
+    _range_test(page, folder)
+    _average(page, run)
+    page.draw(one for one in drawn if one.name.startswith(_AT_THE_END))
+    _speed(page, course)
+    page.code("Config", _config(folder), "The whole config.yaml, without secrets.", folded=True)
+    return page.write(folder / PAGE)
+
+
+def wants_page(folder: Path) -> bool:
+    """Return whether a run writes its page when it ends: not with report=false, and not as a job of a sweep."""
+    config = Run(folder).config
+    return bool(config) and config.get("report", True) is True and config.get(f"{META}.run_folder") is None
+
+
+def _facts(course: Course) -> list[Fact]:
+    run, outcome, name = course.run, course.run.outcome, course.main
+    reason = outcome.short_reason if outcome else ""
+    facts = [Fact("status", run.status.replace("_", " "), reason if len(reason) <= _LONG else f"{reason[:_LONG]} ...")]
+    if name and (best := course.best(name)):
+        extreme = "the lowest" if best.metric.mode == "min" else "the highest"
+        where = extreme if best.step is None else f"{extreme}, at {course.at(best.step)}"
+        facts.append(Fact(f"best {name}", f"{best.value:.4g}", where))
+    if name and (last := course.last(name)) is not None:
+        tests = {other: course.last(other) for other in course.metrics if is_test(other)}
+        note = ", ".join(f"{other} {value:.4g}" for other, value in tests.items() if value is not None)
+        facts.append(Fact(f"last {name}", f"{last:.4g}", note))
+    epochs = f"{course.last_step / course.epoch_length:.3g} epochs" if course.epoch_length else ""
+    of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
+    facts.append(Fact("steps", f"{course.last_step:,}{of}", epochs))
+    if outcome:
+        facts.append(Fact("time", duration(outcome.seconds), f"started {run.started}" if run.started else ""))
+    elif run.started:
+        facts.append(Fact("started", run.started))
+    if device := run.environment.get("device"):
+        count, also = run.environment.get("devices"), (run.environment.get("precision"), run.environment.get("host"))
+        many = f"{count} x " if count not in (None, 1) else ""
+        facts.append(Fact("device", f"{many}{device}", ", ".join(str(word) for word in also if word)))
+    return facts
+
+
+def _warnings(course: Course) -> list[str]:
+    run, found = course.run, []
+    if run.outcome and len(run.outcome.reason) > _LONG:
+        found.append(run.outcome.reason)
+    if run.status in UNFINISHED:
+        how = "is going on" if run.status == "running" else "has not ended: its process is gone"
+        found.append(f"The run {how}. The page shows what its folder held at {course.at(course.last_step)}.")
+    for name in course.metrics:
+        series = course.history[name]
+        if (lost := np.flatnonzero(~np.isfinite(series.values))).size:
+            found.append(f"{name} is {series.values[lost[0]]} at {course.at(int(series.steps[lost[0]]))}.")
+    if not run.config:
+        found.append("Its config.yaml cannot be read.")
+    return found
+
+
+def _what_was_run(page: Page, run: Run) -> None:
+    command = command_again(run)
+    doubts = ["A secret that is masked here has to be given again."] if MASK in command else []
+    doubts += ["The code had changes that were not committed."] if git_of(run).get("changed") else []
+    page.code("Run it again", command, " ".join(doubts), wrapped=True)
+    try:
+        if rows := own_settings(run):
+            caption = "Options, and values that differ from those that the options give."
+            page.table("Settings", ["key", "value", "default"], rows, caption)
+    except LrflowError as error:
+        if run.typed:
+            caption = f"As typed. Their defaults are unknown: {str(error).partition(chr(10))[0]}"
+            page.table("Settings", ["key", "value"], [*run.typed.items()], caption)
+    if about := environment(run):
+        page.table("Environment", ["", ""], about)
+
+
+def _metrics(page: Page, course: Course) -> None:
+    rows: list[list[str | float | None]] = []
+    for name in course.metrics:
+        best, last = course.best(name), course.last(name)
+        if last is None:
+            continue
+        row: list[str | float | None] = [name, last if np.isfinite(last) else str(last), None, None, None]
+        if best is not None and not is_test(name):
+            row[2:] = [best.value, best.step, "lower" if best.metric.mode == "min" else "higher"]
+        rows.append(row)
+    if rows:
+        page.table("Metrics", ["metric", "last", "best", "at step", "better is"], rows)
+
+
+def _findings(page: Page, course: Course) -> None:
+    """Add the table of what monitors found, and that of other events."""
+    if findings := course.run.findings:
+        rows = [
+            [
+                spoken(one.kind), one.since, one.step, one.message, one.remedy,
+                ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in one.evidence.items()),
+                None if one.confidence is None else Cell(f"{one.confidence:.0%}", one.confidence),
+            ]
+            for one in findings
+        ]  # fmt: skip
+        columns = ["finding", "since step", "found at", "what", "try", "evidence", "confidence"]
+        page.table(
+            "Findings", columns, rows, "Confidence: the share of such findings that is true, as far as measured."
+        )
+    if others := [one for one in course.events if not one.found]:
+        page.table("Events", ["step", "event", "what"], [(one.step, one.kind, one.text) for one in others])
+
+
+def _range_test(page: Page, folder: Path) -> None:
+    try:
+        record = Record.read(folder)
+    except (OSError, ValueError, KeyError, TypeError):  # none, one of the batch size, or one of another version
+        return
+    page.draw(find.figures(record))
+
+
+def _average(page: Page, run: Run) -> None:
+    option, settings = run.config.get("average"), run.below("average")
+    if option in (None, "none") or not settings:
+        return
+    used, _ = settings.pop("evaluate", True), settings.pop("kind", None)
+    caption = "Validations, the best checkpoint and the test use it." if used else "Only checkpoints hold it."
+    rows = [(key, written(value)) for key, value in settings.items() if value is not None]
+    page.table(f"Average of the weights: {option}", ["setting", "value"], rows, caption)
+
+
+def _speed(page: Page, course: Course) -> None:
+    steps, waits, peak = (course.history[name] for name in ("train/step_time", DATA_TIME, PEAK))
+    rows: list[tuple[str, float | str]] = []
+    if len(steps):
+        rows.append(("median time of a step, in seconds", float(np.median(steps.values))))
+    if len(waits) and (total := steps.values.sum()) > 0:
+        rows.append(("share of it spent waiting for data", f"{waits.values.sum() / total:.1%}"))
+    if len(peak):
+        rows.append(("most memory, in GiB", float(peak.values.max())))
+    if rows:
+        page.table("Speed and memory", ["", "value"], rows)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text: `4.2 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    units = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+    unit, size, smaller, length = next(one for one in units if whole >= one[1])
+    rest = whole % size // length
+    return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+
+
+def _config(folder: Path) -> str:
+    try:
+        return redact_text(RunFolder(folder).config.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
