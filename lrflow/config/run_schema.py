@@ -174,6 +174,8 @@ class Signals(Section):
     """Interval between measurements of the gradient noise by half of a batch, if a step has only one; None: never."""
     machine: f.Switch = False
     """Whether to log throughput, the time that steps wait for data, and memory."""
+    peak_flops: f.Positive | None = None
+    """Operations per second that one device can do at the run's precision, for MFU; None: as Lightning knows it."""
 
 
 class Scaling(Section):

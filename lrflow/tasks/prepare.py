@@ -34,6 +34,7 @@ from lrflow.training.callbacks import build_callbacks
 from lrflow.training.configure_optimizers import supply_optimizer
 from lrflow.training.cooldown import Cooldown
 from lrflow.training.feedback_loop import FeedbackLoop, make_feedback_loop
+from lrflow.training.flops import flop_meter
 from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.group_norms import measuring_intervals
 from lrflow.training.guard import build_guard
@@ -262,7 +263,7 @@ def _add_callbacks(
     monitors = build_monitors(config, watched)
     for line in [*filter(None, (monitor.describe() for monitor in monitors)), *early_ends(config, length)]:
         report(line)
-    added = [*([guard] if guard else []), *build_callbacks(config, trainer, report), *time_limit(config)]
+    added = [*filter(None, [guard, flop_meter(config)]), *build_callbacks(config, trainer, report), *time_limit(config)]
     trainer.callbacks += freezing_callbacks(config, module, plan, groups, resumed.step if resumed else 0)  # type: ignore[attr-defined]
     extra = {
         "plan": plan.to_dict(),

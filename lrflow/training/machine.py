@@ -9,6 +9,7 @@ import torch
 
 from lrflow.memory import peak_memory
 from lrflow.schedules import Horizon
+from lrflow.training.flops import FlopMeter
 from lrflow.training.trainer import Trainer
 
 PER_SECOND = "throughput/{}_per_second"
@@ -56,6 +57,9 @@ def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, fl
         if isinstance(trainer, Trainer) and trainer.horizon:
             amounts = clock(trainer.horizon, getattr(trainer, "datamodule", None))
             found |= {PER_SECOND.format(name): speed * amount for name, amount in amounts.items()}
+        for callback in getattr(trainer, "callbacks", ()):
+            if isinstance(callback, FlopMeter):
+                found |= callback.use(trainer, found[STEPS])
     device = trainer.strategy.root_device
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
     if peak is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 
 from lrflow.clip import AGC, AdaGC, Clip, Gradients, Norm, Skip, Value, ZClip
 from lrflow.config import compose
@@ -108,15 +111,20 @@ def test_a_skipped_step_changes_nothing_but_the_lr(optimizer: Any, train: Any, t
     assert run.record.rates == [list(rates) for rates in run.plan.lr(np.arange(run.horizon.steps))]
 
 
-def test_a_guard_reads_the_mean_loss_of_the_window(train: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_guard_reads_the_mean_loss_of_the_window(scaled: bool, prepare: Any, tmp_path: Path) -> None:
     made: list[EveryThird] = []
 
     def make() -> EveryThird:
         made.append(EveryThird())
         return made[-1]
 
-    run = train(tmp_path, guard=make, accumulate=3)
+    run = prepare(tmp_path, guard=make, accumulate=3, settings={})
+    if scaled:
+        run.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu")
+    run.fit()
     assert made[0].losses == pytest.approx(run.column("train/loss"), rel=1e-6)
+    assert made[0].losses[0] < 2
 
 
 OWN = f"{__name__}.EveryThird"
@@ -127,6 +135,81 @@ SMALL = [
     "task.test=false",
     "trainer.progress=false",
 ]
+
+
+class Norms(pl.Callback):
+    """The gradient norm with which the optimizers made each step."""
+
+    def __init__(self) -> None:
+        self.used: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        gradients = [one.grad.detach() for one in pl_module.parameters() if one.grad is not None]
+        self.used += [float(torch.stack(torch._foreach_norm(gradients)).norm())] if gradients else []
+
+
+TOGETHER = {
+    "alone": [],
+    "two routes": ["optimizer=muon"],
+    "a route at every second step": ["optimizer=muon", "+optimizer.routes.muon.every=2"],
+    "float16": ["trainer.precision=16-mixed"],
+    "bfloat16": ["trainer.precision=bf16-mixed"],
+    "compiled": ["trainer.compile=true"],
+}
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[list[float], list[dict[str, str]]]]:
+    """Train a small model by a config; return the norms that the optimizers saw, and the rows of the steps."""
+    build = task.build_trainer
+
+    def run(*overrides: str) -> tuple[list[float], list[dict[str, str]]]:
+        norms = Norms()
+
+        def build_and_add(*settings: Any, **further: Any) -> Any:
+            trainer = build(*settings, **further)
+            trainer.callbacks.append(norms)
+            if "trainer.precision=16-mixed" in overrides:  # Lightning has no such precision on CPUs
+                trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu")
+            return trainer
+
+        monkeypatch.setattr(task, "build_trainer", build_and_add)
+        small = [one for one in SMALL if not one.startswith("model=")]
+        few = ["model.widths=[8]", "trainer.limit_val_batches=1"]
+        folder = task.run(compose([*small, *few, *overrides, f"output={tmp_path}"]))["folder"]
+        rows = csv.DictReader((Path(folder) / "metrics.csv").read_text().splitlines())
+        return norms.used, [row for row in rows if row["train/loss"]]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(value, id=name, marks=[pytest.mark.slow] * (name == "compiled")) for name, value in TOGETHER.items()],
+)
+def test_the_optimizers_get_what_is_clipped(options: list[str], planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the run does besides: the norm of all gradients together, unscaled, is limited once per step."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    used, rows = planned("clip=norm", "clip.max_norm=0.36", *options)
+    norms = [float(row["train/grad_norm"]) for row in rows]
+    assert norms[0] == pytest.approx(0.358, abs=0.002)  # as without anything else
+    assert used == pytest.approx([min(norm, 0.36) for norm in norms], rel=1e-4)
+    factors = [min(1, 0.36 / norm) for norm in norms]
+    assert [float(row["clip/factor"]) for row in rows] == pytest.approx(factors, rel=1e-4)
+    assert min(norms) < 0.36 < max(norms)
+
+
+def test_the_curvature_is_that_of_gradients_that_are_not_clipped(planned: Any, same: Any, tmp_path: Path) -> None:
+    """A guard scales the gradients; their second derivatives stay those of the loss."""
+    states = []
+    for limit in ("1e-3", "1e3"):
+        planned("optimizer=adahessian", "clip=norm", f"clip.max_norm={limit}", "trainer.max_steps=1")
+        newest = max(tmp_path.glob("*/checkpoints/step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        states.append(torch.load(newest, weights_only=True)["optimizer_states"][0]["state"])
+    few, many = ([state[name] for state in one.values()] for one, name in zip(states, ("exp_avg",) * 2, strict=True))
+    assert not same(few, many)
+    few, many = ([state["exp_hessian_diag_sq"] for state in one.values()] for one in states)
+    assert same(few, many)
 
 
 def test_a_guard_of_ones_own_by_the_config(

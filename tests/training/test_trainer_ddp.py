@@ -174,6 +174,7 @@ def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Pat
     for name, options in {"two": ["data.batch_size=32"], "one": ["data.batch_size=64", "trainer.devices=1"]}.items():
         (tmp_path / name).mkdir()
         shortened = ["trainer.max_epochs=2", "data.drop_last=true", "optimizer=sgd", "model.dropout=0"]
+        shortened += ["clip=skip", "clip.window=4", "clip.sigma=1"]  # by the loss and the norm of all devices
         code, told = Jobs(tmp_path / name, python).run(*shortened, *options)
         assert code == 0, told
     first, second = (torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -182,11 +183,11 @@ def test_groups_are_unfrozen_on_all_devices_at_once(python: Start, tmp_path: Pat
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
-    norms = [
-        [float(row["train/grad_norm"]) for row in rows(path) if row["train/grad_norm"]]
-        for path in (*(tmp_path / "two/runs").iterdir(), *(tmp_path / "one/runs").iterdir())
-    ]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    folders = [next((tmp_path / name / "runs").iterdir()) for name in ("two", "one")]
+    for column in ("train/grad_norm", "clip/factor"):
+        both, single = ([float(row[column]) for row in rows(folder) if row[column]] for folder in folders)
+        assert both == pytest.approx(single, rel=1e-3)
+    assert {*both} == {0, 1}
 
 
 def test_an_effective_batch_is_divided_anew_on_other_devices(python: Start, tmp_path: Path) -> None:
