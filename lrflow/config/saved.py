@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 import lrflow
 from lrflow.config.config import Config
 from lrflow.config.debugging import smoke_run
+from lrflow.config.earlier import as_now
 from lrflow.config.failures import one_line
 from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
 from lrflow.config.origins import READ_ERRORS, as_yaml, schema_line, yaml_problem
@@ -78,7 +79,7 @@ def load_config(path: Path) -> DictConfig:
     content: Any = OmegaConf.to_container(found)
     if problems := record_problems(content, path):
         raise ConfigError(problems)
-    return _as_now(found)
+    return as_now(found)
 
 
 def load_config_in(path: Path) -> DictConfig:
@@ -106,24 +107,7 @@ def load_config_in(path: Path) -> DictConfig:
         hint = "put the run's config.yaml back into its folder, the parent of checkpoints/"
         raise ConfigError([Problem("resume", message, str(path), hint)])
     _report_config_in(path, path.absolute())
-    return _as_now(OmegaConf.create(config))
-
-
-def _as_now(config: DictConfig) -> DictConfig:
-    """Return the config of an earlier run with the keys of now.
-
-    `data.augment` became the group `augment`, and the callback `Throughput` became `signals.machine`.
-    """
-    before: Any = config.data.pop("augment", None) if isinstance(config.get("data"), DictConfig) else None
-    if isinstance(before, DictConfig) and any(before.values()):
-        config.augment = {"flip_crop": {"_target_": "lrflow.augment.FlipCrop", "flip": 0, "crop": 0, **before}}
-    callbacks: Any = config.get("callbacks")
-    for name in [*callbacks] if isinstance(callbacks, DictConfig) else ():
-        node = callbacks[name]
-        if isinstance(node, DictConfig) and node.get("_target_") == "lrflow.callbacks.Throughput":
-            del callbacks[name]
-            OmegaConf.update(config, "signals.machine", True, force_add=True)
-    return config
+    return as_now(OmegaConf.create(config))
 
 
 @cache
