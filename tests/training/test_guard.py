@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from lrflow.clip import AGC, AdaGC, Clip, Gradients, Norm, Skip, Value, ZClip
 from lrflow.config import compose
 from lrflow.errors import ConfigError
+from lrflow.tasks import prepare
 from lrflow.tasks import train as task
 from lrflow.training import Supervised
 
@@ -161,7 +162,7 @@ TOGETHER = {
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[list[float], list[dict[str, str]]]]:
     """Train a small model by a config; return the norms that the optimizers saw, and the rows of the steps."""
-    build = task.build_trainer
+    build = prepare.build_trainer
 
     def run(*overrides: str) -> tuple[list[float], list[dict[str, str]]]:
         norms = Norms()
@@ -173,7 +174,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tu
                 trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu")
             return trainer
 
-        monkeypatch.setattr(task, "build_trainer", build_and_add)
+        monkeypatch.setattr(prepare, "build_trainer", build_and_add)
         small = [one for one in SMALL if not one.startswith("model=")]
         few = ["model.widths=[8]", "trainer.limit_val_batches=1"]
         folder = task.run(compose([*small, *few, *overrides, f"output={tmp_path}"]))["folder"]
