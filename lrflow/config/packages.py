@@ -21,6 +21,7 @@ EXTRAS = {
     "cmaes": ("cmaes", "sweep"),
     "optuna": ("optuna", "sweep"),
     "psycopg": ("psycopg", "postgresql"),
+    "wandb_workspaces": ("wandb-workspaces", "wandb"),
     "psycopg2": ("psycopg, asked for as postgresql+psycopg://", "postgresql"),
     "gymnasium": ("gymnasium", "rl"),
     "Box2D": ("box2d", "rl"),

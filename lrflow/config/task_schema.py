@@ -24,6 +24,9 @@ EXPORTS: dict[str, tuple[str, ...]] = {
 }
 """Formats of `task=export`, each with the packages that it needs besides torch."""
 
+WANDB = ("sweep", "workspace", "report")
+"""What `task=analyze` makes for W&B."""
+
 TABLES: dict[str, tuple[str, ...]] = {"csv": (), "npz": (), "parquet": ("pyarrow",)}
 """Formats of `task=predict`, each with the packages that it needs."""
 
@@ -130,6 +133,8 @@ class Analyze(Section):
     """Width of the good basin: a fraction of the improvement by training, or a difference of the metric."""
     trial: f.CountOrNone | None = None
     """Trial to write as `recipe/trial-NUMBER.yaml`; None: write only the best, as `recipe/best.yaml`."""
+    wandb: Annotated[Any, f.some_of(*WANDB)] | None = None
+    """What to make for W&B of the sweep: its search as `wandb-sweep.yaml`, a workspace or a report, or a list."""
     write: f.Switch = False
     """Write `recipe/best.yaml` even if trials are ranked by another metric than the sweep's."""
 

@@ -227,6 +227,11 @@ def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config.get(META) or {}
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of lrflow's sweeper in a sweep folder; empty: there is none that can be read."""
+    return _mapping(folder / RECORD)
+
+
 def swept_keys(folder: Path) -> set[str]:
     """Return the keys that the sweep in a folder varies; empty: it holds no sweep."""
     record = _mapping(folder / RECORD)

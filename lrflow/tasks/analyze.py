@@ -12,11 +12,13 @@ from lrflow.config.task_schema import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.loggers.dashboard import About
+from lrflow.metric import as_list
 from lrflow.reports.sweep import report
 from lrflow.runs import RunFolder
 from lrflow.sweeps.folders import find_sweep, read_sweep
 from lrflow.sweeps.results import SweepResults, TrialResult
 from lrflow.sweeps.trial_recipe import command, write_recipe
+from lrflow.tasks.for_wandb import check_wandb, for_wandb
 from lrflow.tasks.run_record import log_task
 
 
@@ -35,7 +37,7 @@ def run(config: Config) -> dict[str, Any]:
     assert isinstance(task, Analyze)
     folder = find_sweep(task.source, Path(config.output), "task.from")
     sweep = read_sweep(folder, task.metric, task.mode, task.rank_ended_early)
-    if problems := _problems(task, sweep):
+    if problems := [*_problems(task, sweep), *check_wandb(as_list(task.wandb))]:
         raise ConfigError(problems)
     console = QuietConsole(highlight=False)
     objectives = ", ".join(map(str, sweep.objectives))
@@ -47,6 +49,7 @@ def run(config: Config) -> dict[str, Any]:
             _write(sweep, sweep.numbered[task.trial], console)
     except OSError as error:
         raise LrflowError(f"{sweep.folder}: the results of the sweep cannot be written: {error.strerror}") from error
+    for_wandb(config, sweep, as_list(task.wandb), console)
     found: dict[str, float] = {}
     if analyses and (best := analyses[0].curves[0]).minimum:
         low, high = best.interval
