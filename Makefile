@@ -34,7 +34,7 @@ data: $(VENV)/installed
 catalogue: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/catalogue.py
 
-# site/index.html is the first page. The variable silences a banner of the theme about MkDocs 2.
+# site/index.html is the first page; search needs a server. The variable silences a banner of the theme about MkDocs 2.
 docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 

@@ -161,7 +161,8 @@ def _command(page: Page) -> list[str]:
 def _multiplier(page: Page) -> str:
     """The formula of a schedule's shape, and its cooldown where it has one by default."""
     values = {key.name: key.default for key in page.keys}
-    told = f"`{formula(page.classes(SCHEDULE)[0])}`"
+    told = formula(page.classes(SCHEDULE)[0])
+    told = told if "`" in told else f"`{told}`"
     if values["cooldown"] != "0%":
         told += f", and a cooldown of {values['cooldown']} by `{values['cooldown_shape']}`"
     return told

@@ -146,7 +146,8 @@ def about(cls: Any) -> str:
 
 def formula(cls: Any) -> str:
     """What a shape computes, which the first line of its `__call__` says."""
-    return (inspect.getdoc(cls.__call__) or "").partition("\n")[0].rstrip(".")
+    first = (inspect.getdoc(cls.__call__) or "").partition("\n")[0].rstrip(".")
+    return re.sub(r"^Return (the multipliers[:,] )?", "", first)
 
 
 def intro(cls: Any) -> str:

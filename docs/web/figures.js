@@ -30,7 +30,7 @@ function slider(label, { min, max, step, value, read = (position) => position },
 
 // Axes with a line, dots and a dashed level in them; the y axis is logarithmic where `log` is true.
 function chart({ title, x, y, log = false, labels }) {
-  const width = 360, height = 240, left = 46, right = 8, top = 24, bottom = 38;
+  const width = 360, height = 240, left = 46, right = 14, top = 24, bottom = 38;
   const scale = (value) => (log ? Math.log10(Math.max(value, 1e-300)) : value);
   const [low, high] = [scale(y[0]), scale(y[1])];
   const px = (value) => left + ((value - x[0]) / (x[1] - x[0])) * (width - left - right);
@@ -150,6 +150,25 @@ function filter(place) {
   const input = html("input", { type: "search", id: "filter", placeholder: "cosine, momentum, Loshchilov ..." });
   const told = html("p", { "aria-live": "polite" });
   place.append(html("label", { for: "filter" }, "Filter the options"), input, told);
+  let read;
+  input.addEventListener("input", () => {
+    read ??= options(place); // now, since the theme has wrapped the tables by now
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const one of read.general) one.hidden = words.length > 0;
+    let left = 0, count = 0;
+    for (const chapter of read.chapters) {
+      const found = chapter.entries.filter((entry) => words.every((word) => entry.text.includes(word)));
+      for (const entry of chapter.entries) for (const one of entry.nodes) one.hidden = !found.includes(entry);
+      chapter.heading.hidden = words.length > 0 && !found.length;
+      left += found.length;
+      count += chapter.entries.length;
+    }
+    told.textContent = words.length ? `${left} of ${count} options` : "";
+  });
+}
+
+// The chapters around a place, each with its options; and what belongs to no option.
+function options(place) {
   const general = [], chapters = [];
   for (const one of [...place.parentElement.children]) {
     const chapter = chapters[chapters.length - 1];
@@ -158,21 +177,10 @@ function filter(place) {
     else if (chapter && chapter.entries.length) chapter.entries[chapter.entries.length - 1].nodes.push(one);
     else if (one !== place && one.tagName !== "H1") general.push(one);
   }
-  const entries = chapters.flatMap((chapter) => chapter.entries);
-  for (const entry of entries) entry.text = entry.nodes.map((one) => one.textContent).join(" ").toLowerCase();
-  input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const one of general) one.hidden = words.length > 0;
-    for (const entry of entries) {
-      entry.hidden = !words.every((word) => entry.text.includes(word));
-      for (const one of entry.nodes) one.hidden = entry.hidden;
-    }
-    for (const chapter of chapters) {
-      chapter.heading.hidden = words.length > 0 && chapter.entries.every((entry) => entry.hidden);
-    }
-    const left = entries.filter((entry) => !entry.hidden).length;
-    told.textContent = words.length ? `${left} of ${entries.length} options` : "";
-  });
+  for (const entry of chapters.flatMap((chapter) => chapter.entries)) {
+    entry.text = entry.nodes.map((one) => one.textContent).join(" ").toLowerCase();
+  }
+  return { general, chapters };
 }
 
 // Screen readers name the search, which the theme does not.
