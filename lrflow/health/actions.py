@@ -82,7 +82,7 @@ class Actions:
         elif action == "kick":
             over = max(2, health.kick.over.steps(self._length))
             rewarm, until, factor = over // 2, step + over, health.kick.factor
-            failed = ""
+            failed = f"health.kick.factor is {factor:g}"
         else:
             rewarm, until = health.raise_.rewarm.steps(self._length), None
             wanted = finding.evidence.get("factor", math.inf)
