@@ -186,7 +186,12 @@ class Course:
 
     def at(self, step: int) -> str:
         """Return a step in words, with its epoch if that is known."""
-        return f"step {step:,}" + (f", epoch {step / self.epoch_length:.3g}" if self.epoch_length else "")
+        return f"step {step:,}" + (f", epoch {self.epochs(step)}" if self.epoch_length else "")
+
+    def epochs(self, steps: int) -> str:
+        """Return the number of epochs that steps take, as text; empty: unknown."""
+        count = steps / self.epoch_length if self.epoch_length else None
+        return "" if count is None else f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
 
     @property
     def epoch_length(self) -> int | None:

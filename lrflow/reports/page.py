@@ -20,6 +20,7 @@ from lrflow.reports.vega import library
 
 HERE = Path(__file__).parent
 LONG = 60  # characters; longer cells are wrapped
+LONG_WRAPPED = 24  # the same, in a table whose texts are wrapped; shorter ones may be narrower
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Page:
         rows: Iterable[Sequence[str | float | Cell | None]],
         caption: str = "",
         strong: int | None = None,
+        wrapped: bool = False,
     ) -> None:
         """Add a table that a click on a column's name sorts.
 
@@ -128,6 +130,7 @@ class Page:
             rows: one cell per column; None: an empty cell.
             caption: below the heading.
             strong: the index of the row to highlight; None: no row.
+            wrapped: whether texts are wrapped, so that the table is not wider than the page.
         """
         body = [[_cell(value) for value in row] for row in rows]
         right = [
@@ -137,13 +140,14 @@ class Page:
             f'<th{_class("number" * is_number)}><button type="button">{escape(name)}</button></th>'
             for name, is_number in zip(columns, right, strict=True)
         )
+        long = LONG_WRAPPED if wrapped else LONG
         lines = (
             f"<tr{_class('strong' * (number == strong))}>"
-            f"{''.join(_td(cell, is_number) for cell, is_number in zip(row, right, strict=True))}</tr>"
+            f"{''.join(_td(cell, is_number, long) for cell, is_number in zip(row, right, strict=True))}</tr>"
             for number, row in enumerate(body)
         )
         head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
-        table = f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
+        table = f"<table{_class('wrapped' * wrapped)}>{head}<tbody>{''.join(lines)}</tbody></table>"
         scroll = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(heading)}">{table}</div>'
         self._card(heading, caption, scroll)
 
@@ -246,12 +250,12 @@ def _is_number(cell: Cell) -> bool:
     return isinstance(cell.key, int | float)
 
 
-def _td(cell: Cell, is_number: bool) -> str:
+def _td(cell: Cell, is_number: bool, long: int) -> str:
     text = escape(cell.text)
     if cell.link:
         text = f'<a href="{escape(cell.link)}">{text}</a>'
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    kind = _class("number" * is_number, "long" * (len(cell.text) > LONG))
+    kind = _class("number" * is_number, "long" * (len(cell.text) > long))
     return f'<td{kind} data-key="{escape(str(cell.key))}"{hint}>{text}</td>'
 
 

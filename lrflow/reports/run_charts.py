@@ -149,7 +149,7 @@ def _metrics(course: Course) -> Iterator[Figure]:
 
 def _measured(course: Course, name: str, series: Series) -> list[Part]:
     """Return the line of a metric, its points if they are few, and its best value."""
-    parts: list[Part] = [*lines_of_loss(name, series)]
+    parts: list[Part] = [line(name, series)] if is_validation(name) else [*lines_of_loss(name, series)]
     if len(series) <= FEW // 3:
         parts = [replace(part, hover=False) for part in parts if isinstance(part, Line)]
         parts.append(Points(name, series.steps.tolist(), series.values.tolist(), size=26))
@@ -162,7 +162,7 @@ def _measured(course: Course, name: str, series: Series) -> list[Part]:
 def _groups(course: Course) -> Iterator[Figure]:
     """Draw update ratios and norms of each group."""
     kinds = {
-        "update_ratio": ("Update ratio", "norm of the update / norm of the weights", ""),
+        "update_ratio": ("Update ratio", "update / weights", "Norm of the update, divided by that of the weights."),
         "grad_norm": ("Gradient norm", "norm of the gradient", "Before clipping."),
         "weight_norm": ("Weight norm", "norm of the weights", ""),
     }

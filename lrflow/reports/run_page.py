@@ -76,7 +76,7 @@ def _facts(course: Course) -> list[Fact]:
         tests = {other: course.last(other) for other in course.metrics if is_test(other)}
         note = ", ".join(f"{other} {value:.4g}" for other, value in tests.items() if value is not None)
         facts.append(Fact(f"last {name}", f"{last:.4g}", note))
-    epochs = f"{course.last_step / course.epoch_length:.3g} epochs" if course.epoch_length else ""
+    epochs = f"{course.epochs(course.last_step)} epochs" if course.epoch_length else ""
     of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
     facts.append(Fact("steps", f"{course.last_step:,}{of}", epochs))
     if outcome:
@@ -120,7 +120,7 @@ def _what_was_run(page: Page, run: Run) -> None:
             caption = f"As typed. Their defaults are unknown: {str(error).partition(chr(10))[0]}"
             page.table("Settings", ["key", "value"], [*run.typed.items()], caption)
     if about := environment(run):
-        page.table("Environment", ["", ""], about)
+        page.table("Environment", ["", ""], about, wrapped=True)
 
 
 def _metrics(page: Page, course: Course) -> None:
@@ -149,11 +149,11 @@ def _findings(page: Page, course: Course) -> None:
             for one in findings
         ]  # fmt: skip
         columns = ["finding", "since step", "found at", "what", "try", "evidence", "confidence"]
-        page.table(
-            "Findings", columns, rows, "Confidence: the share of such findings that is true, as far as measured."
-        )
+        text = "Confidence: the share of such findings that is true, as far as measured."
+        page.table("Findings", columns, rows, text, wrapped=True)
     if others := [one for one in course.events if not one.found]:
-        page.table("Events", ["step", "event", "what"], [(one.step, one.kind, one.text) for one in others])
+        rows = [[one.step, one.kind, one.text] for one in others]
+        page.table("Events", ["step", "event", "what"], rows, wrapped=True)
 
 
 def _range_test(page: Page, folder: Path) -> None:

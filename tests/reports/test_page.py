@@ -5,13 +5,12 @@ import gzip
 import json
 import math
 import re
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
+from browser import needs_browser, shown
 from pages import charts
 
 from lrflow.reports.chart_parts import Axis, Line, Points, Rule, Scale
@@ -90,7 +89,7 @@ def test_a_page_without_charts_carries_no_library(tmp_path: Path, monkeypatch: p
     assert len(text) < 30_000
 
 
-@pytest.mark.skipif(which("chromium") is None, reason="needs chromium: apt-get install chromium")
+@needs_browser
 def test_a_browser_draws_every_chart_and_reports_nothing(tmp_path: Path) -> None:
     page = Page("Charts")
     step, loss = Axis("step"), Axis("loss", "log")
@@ -105,18 +104,13 @@ def test_a_browser_draws_every_chart_and_reports_nothing(tmp_path: Path) -> None
     page.figure("Heat", heatmap(["1", "2"], ["a"], [[1.0, 2.0]], ("x", "y", "loss")), height=160)
     page.figure("Parallel", parallel([Scale("lr", [0.1, 1.0], log=True), Scale("loss", [1.0, 2.0])], ["0", "1"]))
     path = page.write(tmp_path / "page.html")
-    words = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        f"--user-data-dir={tmp_path / 'browser'}", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=20000",
-        "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert [line for line in ended.stderr.splitlines() if "CONSOLE" in line] == []
-    shown = re.findall(r'<div class="chart"[^>]*role="img"[^>]*aria-label="([^"]*)"[^>]*>', ended.stdout)
-    assert len(shown) == ended.stdout.count("<svg") == 5
-    assert shown[0] == "it falls"
-    assert '<p class="notes">This chart' not in ended.stdout
-    pressed = re.findall(r'<button[^>]* aria-pressed="false">(?:(?!</button>).)*</button>', ended.stdout)
+    found = shown(path, tmp_path)
+    assert found.console == []
+    told = re.findall(r'<div class="chart"[^>]*role="img"[^>]*aria-label="([^"]*)"[^>]*>', found.dom)
+    assert len(told) == found.dom.count("<svg") == 5
+    assert told[0] == "it falls"
+    assert '<p class="notes">This chart' not in found.dom
+    pressed = re.findall(r'<button[^>]* aria-pressed="false">(?:(?!</button>).)*</button>', found.dom)
     assert [re.sub("<.*?>", "", button) for button in pressed] == ["train", "val", "spike", "fit"]
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import needs_browser, shown
 from pages import cells, charts, code, curves, headings, marks, tiles
 
 from lrflow.reports.run_page import duration, wants_page, write_run_page
+from lrflow.runs import PAGE
 
 OLDER = Path(__file__).parent.parent / "older_runs"
 FINDING = {
@@ -203,6 +205,22 @@ def test_a_damaged_folder_has_a_page(damaged: str, content: bytes | None, run_fo
     folder = run_folder(findings=[FINDING])
     (folder / damaged).unlink() if content is None else (folder / damaged).write_bytes(content)
     assert "<h1>" in page_of(folder)
+
+
+@needs_browser
+def test_a_browser_draws_the_page_and_reports_nothing(run_folder: Callable[..., Path], tmp_path: Path) -> None:
+    norms = {
+        f"{kind}/{group}": {0: 0.5, 1: 0.25} for kind in ("update_ratio", "grad_norm") for group in ("body", "head")
+    }
+    sharp = {"sharpness/top": {0: 3.0, 20: 4.0}, "sharpness/share": {0: 0.5, 20: 1.1}}
+    folder = run_folder(columns={**norms, **sharp, "val/accuracy": {9: 0.5, 19: 0.75}}, findings=[FINDING])
+    found = shown(write_run_page(folder), tmp_path)
+    assert found.console == []
+    assert found.dom.count('role="img"') == found.dom.count("<svg") == len(charts((folder / PAGE).read_text())) == 6
+    assert '<p class="notes">This chart' not in found.dom
+    below = found.picture[600:, :, :3]
+    assert below.std() > 0.02
+    assert np.ptp(below, axis=2).max() > 0.3  # colours, as lines have
 
 
 def test_only_a_run_of_its_own_that_wants_one_writes_a_page(run_folder: Callable[..., Path]) -> None:
