@@ -45,6 +45,7 @@ class Case:
         cured: what they do; a clause.
         validation: whether the validation loss is drawn instead of the training loss.
         name: of the picture; empty: as `kind`.
+        found: the kind whose first line is shown; empty: as `kind`.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Case:
     cured: str
     validation: bool = False
     name: str = ""
+    found: str = ""
 
     @property
     def place(self) -> str:
@@ -67,7 +69,7 @@ CASES = (
         "diverging",
         "The loss diverges",
         "Training goes well until the warmup, far too long here, reaches an LR that this network does not take.",
-        "data=digits model=mlp model.norm=false optimizer=momentum optimizer.lr=0.4 schedule=linear"
+        "data=digits model=mlp model.norm=false optimizer=momentum optimizer.lr=0.7 schedule=linear"
         " schedule.warmup=90%",
         "health=recover",
         "Rolled back, the run goes on at 0.3 times the LR",
@@ -81,6 +83,70 @@ CASES = (
         "At the default LR of this optimizer, the model learns",
     ),
     Case(
+        "too_high",
+        "An LR 30 times too high",
+        "This model trains well at an LR of 0.03, where its test accuracy is 0.978. At 30 times that, it is lost "
+        "within the first hundred steps.",
+        "data=digits model=mlp model.norm=false optimizer=momentum optimizer.lr=0.9 schedule.warmup=5%",
+        "health=recover",
+        "One rollback cuts the LR to 0.27, and the run ends as well as one that began with a good LR",
+        name="thirty_times",
+        found="diverging",
+    ),
+    Case(
+        "warmup_too_short",
+        "The warmup ends too high",
+        "The loss falls during the warmup. At its end the loss jumps up, and a quarter of the run goes by before it is "
+        "back where it was. A longer warmup alone does not help this network, which is found again with "
+        "`schedule.warmup=12%`: it needs the other half of the remedy.",
+        "data=digits model=mlp model.norm=false model.widths=[256,256,256] optimizer=adamw optimizer.lr=0.06"
+        " schedule.warmup=4%",
+        "optimizer.lr=0.02",
+        "At a third of the LR, the loss hardly rises",
+    ),
+    Case(
+        "spiking",
+        "The loss has spikes",
+        "A few batches have gradients so large that one step undoes much of what was learned. The loss comes back each "
+        "time, but the model ends worse. Healthy runs have spikes, too, so they are looked for only if asked to: by "
+        "`health.spiking.action=watch`.",
+        "data=digits model=mlp model.norm=false optimizer=momentum optimizer.lr=0.35 schedule.warmup=5%"
+        " health.spiking.action=watch",
+        "clip=norm clip.max_norm=1",
+        "With gradients of a norm of at most 1, no step is that large",
+    ),
+    Case(
+        "oscillating",
+        "The loss jumps to and fro",
+        "The LR stays so high that each step leaps over the valley. The loss swings around a level, which a constant "
+        "LR never leaves. This, too, is looked for only if asked to: by `health.oscillating.action=watch`.",
+        "data=digits model=mlp model.norm=false optimizer=adamw optimizer.lr=0.05 schedule=constant"
+        " health.oscillating.action=watch",
+        "schedule=cosine",
+        "An LR that decays ends in the valley",
+    ),
+    Case(
+        "plateau",
+        "The validation loss is on a plateau",
+        "The model learns fast at first. Then its validation loss does not improve any more, since the steps of a "
+        "constant LR are too large for what is left to learn.",
+        "data=digits model=mlp optimizer=adamw optimizer.lr=0.1 schedule=constant",
+        "schedule=cosine",
+        "An LR that decays goes on improving until the end",
+        validation=True,
+    ),
+    Case(
+        "dead_group",
+        "A group of parameters is dead",
+        "The second stage of this network does not pass its gradient on: `features.detach()`, forgotten in its code. "
+        "The first stage keeps its random weights, and nothing else shows it, since the loss falls all the same.",
+        "data=digits model=custom model._target_=benchmarks.health.models.Detached model.loss=cross_entropy"
+        ' trust=benchmarks +model.width=8 \'layers.rules=[{name: first, match: "first.*"},'
+        ' {name: rest, match: "*"}]\'',
+        "+model.detached=false",
+        "With its gradient, the first stage learns, too",
+    ),
+    Case(
         "nonfinite",
         "A batch holds NaN",
         "One training example of the benchmark's data is not a number. The run ends as `diverged`, and its last finite "
@@ -90,6 +156,17 @@ CASES = (
         " trainer.max_epochs=4",
         "health=recover",
         "Rolled back once, the run leaves out one batch of each epoch, and keeps its LR",
+    ),
+    Case(
+        "nonfinite",
+        "A shard of the data holds NaN",
+        "128 training examples in a row are not numbers, as in a file that was written badly.",
+        "data=custom data._target_=benchmarks.health.data.Digits data.illness=shard data.sampler=sequential"
+        " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
+        " trainer.max_epochs=4",
+        "health=recover",
+        "The batches of the shard are left out in each epoch, and the LR stays",
+        name="shard",
     ),
     Case(
         "too_low",
@@ -172,7 +249,8 @@ def draw(case: Case, ill: Path, cured: Path, findings: Sequence[Finding]) -> Pat
         )  # fmt: skip
     axes[0].set(ylim=(0, top), ylabel="loss")
     axes[1].set(ylabel="LR", xlabel="step", ylim=(0, None))
-    axes[0].legend(frameon=False, fontsize=8, loc="center right")
+    is_late = any(finding.step > 0.75 * axes[0].get_xlim()[1] for finding in findings[:3])  # its name is in that corner
+    axes[0].legend(frameon=False, fontsize=8, loc="center right" if is_late else "upper right")
     for each in axes:
         plain_axes(each)
     IMAGES.mkdir(parents=True, exist_ok=True)
@@ -188,29 +266,38 @@ def section(case: Case, runs: Path) -> str:
     ended = make(words, ill)
     cure = [*words, *shlex.split(case.cure)]
     ended_cured = make(cure, cured)
-    findings = [finding for finding in read_findings(ill) if finding.kind == case.kind]
+    findings = [finding for finding in read_findings(ill) if finding.kind == (case.found or case.kind)]
     line = findings[0].line if findings else ended
     if not line:
         raise SystemExit(f"{case.place}: nothing was found; all findings: {[one.line for one in read_findings(ill)]}")
     path = draw(case, ill, cured, findings)
-    final = [
-        f"{RunFolder(folder).read_summary()['metrics'].get('val/loss', float('nan')):.3g}" for folder in (ill, cured)
-    ]
-    print(f"{case.place}: {line}\n  val/loss {final}, {ended_cured or 'finished'}, {path.stat().st_size / 1000:.0f} kB")
+    end, end_cured = (ends_with(folder) for folder in (ill, cured))
+    print(
+        f"{case.place}: {line}\n  {end}; {end_cured}, {ended_cured or 'finished'}; {path.stat().st_size / 1000:.0f} kB"
+    )
     lines = [
         f"### {case.title}", "", textwrap.fill(case.about, 120), "", f"    {wrapped(case.words)}", "",
         "```text", line, "```", "",
-        f"{case.cured}: the same with `{case.cure}`.", "",
+        f"{case.cured}: the same with `{case.cure}`. At the end, {end}; cured, {end_cured}.", "",
         f"![{case.title}: loss and LR of the run and of the cured one](images/health/{case.place}.png)", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
+def ends_with(folder: Path) -> str:
+    """Return the last metrics of a run: the test accuracy, or else the validation loss."""
+    metrics = RunFolder(folder).read_summary()["metrics"]
+    for name, title in (("test/accuracy", "the test accuracy"), ("val/loss", "the validation loss")):
+        if name in metrics:
+            return f"{title} is {float(metrics[name]):.3g}"
+    return "there is no model to test"
+
+
 def wrapped(words: str) -> str:
     """Return a command in lines of at most 110 characters."""
-    return " \\\n        ".join(
-        textwrap.wrap(f"python -m lrflow {words}", 106, break_long_words=False, break_on_hyphens=False)
-    )
+    whole = re.sub("'[^']*'", lambda quoted: quoted[0].replace(" ", "\0"), f"python -m lrflow {words}")
+    lines = textwrap.wrap(whole, 106, break_long_words=False, break_on_hyphens=False)
+    return " \\\n        ".join(lines).replace("\0", " ")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ DATA = (
 RUN_ELSEWHERE = re.compile(r"(recipe=[\w/]+|optimizer=\w+)")
 """Commands that recipes/test_fast.py and optimizers/test_options.py run: these are only checked."""
 SHIPPED = recipes()
-FAILS = ("optimizer=momentum optimizer.lr=1000", "data.illness=nonfinite")
+FAILS = ("optimizer=momentum optimizer.lr=1000", "data.illness=nonfinite", "data.illness=shard")
 """Words of commands that are meant to fail."""
 
 ENVIRONMENT = """

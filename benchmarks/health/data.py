@@ -16,7 +16,7 @@ from lrflow.data import DataModule, Examples, FashionMNIST
 from lrflow.data import Digits as AllDigits
 from lrflow.data.splits import stratified_order
 
-ILLNESSES = ("none", "noisy", "nonfinite", "sorted")
+ILLNESSES = ("none", "noisy", "nonfinite", "shard", "sorted")
 
 
 class Ill(DataModule):
@@ -24,8 +24,8 @@ class Ill(DataModule):
 
     Args:
         illness: `none`; `noisy`: the targets of 40% of the training examples are shuffled among them; `nonfinite`: one
-            training example is not a number; `sorted`: the training examples are in the order of their targets, which
-            matters with `data.sampler=sequential`.
+            training example is not a number; `shard`: 128 in a row are not; `sorted`: the training examples are in the
+            order of their targets. The last two matter with `data.sampler=sequential`.
         options: arguments of the data module.
     """
 
@@ -47,6 +47,8 @@ class Ill(DataModule):
                 targets[rows] = targets[rows[torch.randperm(len(rows), generator=generator)]]
             elif self.illness == "nonfinite":
                 inputs[len(inputs) // 2] = torch.nan
+            elif self.illness == "shard":
+                inputs[len(inputs) // 2 :][:128] = torch.nan
             else:
                 order = targets.flatten().argsort(stable=True)
                 inputs, targets = inputs[order], targets[order]
