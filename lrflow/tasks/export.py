@@ -22,6 +22,7 @@ from lrflow.plan.table import describe
 from lrflow.runs import read_json
 from lrflow.tasks.evaluate import EVALUATIONS
 from lrflow.tasks.result import Result
+from lrflow.tasks.run_record import log_exports
 from lrflow.tasks.trained import Trained
 from lrflow.training.objective import predicted
 from lrflow.training.preprocessing import Preprocessed, scale_and_shift
@@ -67,6 +68,7 @@ def run(config: Config) -> dict[str, Any]:
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     console.print(f"the {trained.weights} weights, of step {trained.step}", highlight=False)
     console.print(f"{folder}/: {files}", soft_wrap=True, highlight=False, markup=False)
+    log_exports(config, trained.folder)
     return {"export": str(folder), "folder": str(trained.folder.path)}
 
 

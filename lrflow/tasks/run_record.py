@@ -111,6 +111,23 @@ def log_task(
         close_loggers(loggers, Outcome.finished(folder=folder.path))
 
 
+def log_exports(config: Config, folder: RunFolder) -> None:
+    """Upload the exports of a run to its own run on W&B, if `logger.wandb.artifacts` of the run says so.
+
+    Args:
+        config: the configuration of the run.
+        folder: the folder of the run.
+    """
+    settings = config.logger.wandb
+    if settings is None or not settings.artifacts:
+        return
+    about = about_run(config)
+    about = replace(about, options={**about.options, "task": "train"})  # the run stays what it was
+    loggers: list[Any] = build_loggers({"wandb": settings.model_dump()}, folder.path, lambda: about)
+    _ = loggers[0].experiment  # starts it
+    close_loggers(loggers, Outcome.from_summary(folder.read_summary(), folder.path) or Outcome.finished())
+
+
 def about_run(config: Config) -> About:
     """Return what dashboards show of a run besides its metrics, without secrets."""
     metric, place = config.trainer.checkpoint.metric, config.run_folder

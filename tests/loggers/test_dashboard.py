@@ -368,6 +368,19 @@ def test_tasks_that_train_nothing_are_runs_too(rendered: None) -> None:
     assert (found.media["plan/table"]["nrows"], found.summary["status"]) == (50, "finished")
 
 
+@pytest.mark.skipif("wandb" not in LOCAL, reason="wandb is not installed")
+def test_an_export_is_an_artifact_of_its_run() -> None:
+    shown = ["logger.wandb.artifacts=true", "logger.wandb.settings.silent=true"]
+    assert main(["trainer.max_steps=2", "task.test=false", "logger=wandb", *shown]) == 0
+    assert main(["task=export", "task.to=state_dict"]) == 0
+    (folder,) = Path("outputs").iterdir()
+    found = Logged(folder)
+    assert [run.run_id for run in found.of["run"]] == [RunFolder(folder).run_id] * 2
+    assert found.artifacts["export"] == ["export.json", "model.pt", "preprocessing.pt"]
+    assert "best.ckpt" in found.artifacts["model"]
+    assert (found.run.job_type, found.summary["status"], len(found.of["history"])) == ("train", "finished", 2)
+
+
 def test_a_logger_that_fails_is_told_once_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
