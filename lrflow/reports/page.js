@@ -127,6 +127,7 @@ async function drawAll() {
   if (!figures.length) return;
   const problem = (figure, error) => {
     figure.querySelector(".vega")?.remove();
+    figure.querySelector(".chart").style.minHeight = "0";
     figure.append(made("p", "notes", `This chart cannot be drawn: ${error.message}.`));
   };
   try {
