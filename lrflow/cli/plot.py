@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrflow.cli.errors import console
+from lrflow.cli.report import folder_of
 from lrflow.display import Grid
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import expanded
+from lrflow.remote import is_url
 from lrflow.reports.chart_parts import Figure
 from lrflow.reports.pictures import COLUMNS, FORMATS, Style, draw, figures_of, fonts, has_font
-from lrflow.reports.runs import find_run
 from lrflow.runs import OUTPUT
 
 FOLDER = "pictures"
-"""Where pictures are written without `out=`, within the folder of the run or sweep."""
+"""Where pictures are written without `out=`: in the folder of the run or sweep, or here if that is elsewhere."""
 
 _SETTINGS = ("figure", "out", "width", "height", "font", "size", "output")
 _USAGE = "such as lrflow plot last figure=lr width=single out=lr.pdf"
@@ -31,6 +32,7 @@ def plot(words: Sequence[str]) -> None:
 
     Raises:
         ConfigError: an unknown setting, figure, font, format or size; there is no such run.
+        LrflowError: a picture cannot be written.
     """
     given = dict(word.split("=", 1) for word in words if "=" in word and not Path(word).is_dir())
     runs = [word for word in words if word.partition("=")[0] not in given]
@@ -50,30 +52,18 @@ def plot(words: Sequence[str]) -> None:
         problems.append(Problem("out", expected, given["out"]))
     if problems:
         raise ConfigError(problems)
-    folder = find_folder(runs[0], Path(given.get("output", OUTPUT)))
+    folder = folder_of(runs[0], Path(given.get("output", OUTPUT)))
     found = {figure.name: figure for figure in figures_of(folder)}
     if "figure" not in given:
         _list(found, folder)
         return
     chosen = _chosen(given["figure"], found, out)
-    for figure in chosen:
-        print(draw(figure, out or folder / FOLDER / f"{_file_name(figure)}.pdf", style))
-
-
-def find_folder(wanted: str, output: Path) -> Path:
-    """Return the folder of a run, a range test or a sweep.
-
-    Args:
-        wanted: a folder, its name under `output` or `output`/sweeps, `last`, or a part of the name of one run.
-        output: the folder of the run folders.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for folder in (Path(wanted), output / wanted, output / "sweeps" / wanted):
-        if (folder / "config.yaml").is_file() or any(folder.glob("*/config.yaml")):
-            return folder
-    return find_run(wanted, output).folder
+    pictures = Path(FOLDER) if is_url(runs[0]) else folder / FOLDER
+    try:
+        for figure in chosen:
+            print(draw(figure, out or pictures / f"{figure.name.replace('/', '-')}.pdf", style))
+    except OSError as error:
+        raise LrflowError(f"{error.filename}: cannot be written: {error.strerror or error}") from error
 
 
 def _list(found: dict[str, Figure], folder: Path) -> None:
@@ -99,10 +89,6 @@ def _chosen(text: str, found: dict[str, Figure], out: Path | None) -> list[Figur
     if problems:
         raise ConfigError(problems)
     return [found[name] for name in names]
-
-
-def _file_name(figure: Figure) -> str:
-    return figure.name.replace("/", "-")
 
 
 def _unknown(key: str, value: str) -> Problem:

@@ -33,7 +33,7 @@ def write_reports(wanted: Sequence[str], output: Path) -> None:
     """
     if not wanted:
         raise ConfigError([Problem("lrflow report", "needs a run or a sweep", hint=_USAGE)])
-    for folder in [_folder(word, output) for word in wanted]:
+    for folder in [folder_of(word, output) for word in wanted]:
         try:
             put(sys.stdout, f"{_write(folder)}\n")
         except OSError as error:
@@ -57,8 +57,16 @@ def write_comparison_page(runs: Sequence[Run], page: str) -> None:
         raise LrflowError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _folder(word: str, output: Path) -> Path:
-    """Return the folder of a run, a range test or a sweep."""
+def folder_of(word: str, output: Path) -> Path:
+    """Return the folder of a run, a range test or a sweep; an address is downloaded.
+
+    Args:
+        word: a folder, its name below `output`, an address, `last`, or a part of the name of one run.
+        output: folder of the run folders.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
     return download(word, "run") if is_url(word) else find_folder(word, output)
 
 

@@ -48,14 +48,16 @@ def figures_of(folder: Path) -> list[Figure]:
     Raises:
         LrflowError: the folder cannot be read.
     """
-    from lrflow.reports import find, sweep_charts
+    from lrflow.reports import find, run_charts, sweep_charts
+    from lrflow.reports.course import Course
+    from lrflow.reports.runs import Run
     from lrflow.sweeps.analysis import analyse
     from lrflow.sweeps.folders import read_sweep
     from lrflow.tuning.find_record import Record
 
     if (folder / "config.yaml").is_file():
         ranges = find.figures(Record.read(folder)) if (folder / "find.json").is_file() else []
-        return ranges
+        return [*run_charts.figures(Course(Run(folder))), *ranges]
     sweep = read_sweep(folder)
     return sweep_charts.figures(sweep, [found for each in sweep.objectives if (found := analyse(sweep.by(each)))])
 
@@ -144,7 +146,7 @@ def _config(font: str, width: float, spec: Spec) -> dict[str, Any]:
         "font": font if font in GENERIC else f"{font}, sans-serif",
         "background": "white",
         "view": {"stroke": None},
-        "axis": {**text, "gridColor": FAINT, "domainColor": GREY, "tickColor": GREY, "tickSize": 4, "titlePadding": 8},
+        "axis": {**text, "gridColor": FAINT, "domainColor": GREY, "tickColor": GREY, "tickSize": 4, "titlePadding": 8, "labelFlush": False},
         "legend": {
             **text, "orient": "top", "columns": columns, "symbolType": "stroke", "symbolOpacity": 1,
             "symbolStrokeWidth": 2, "offset": 6, "gradientLength": 0.55 * width, "labelOverlap": "greedy",

@@ -35,6 +35,9 @@ def test_figures_are_drawn_into_the_folder_or_a_file(outputs: Path, capsys: pyte
     assert main(["plot", "figure=lr", "sweep", "out=here.svg", "width=double", "font=serif", "size=9"]) == 0
     assert 'width="7.16in"' in Path("here.svg").read_text()
     assert not (outputs / "sweep" / "report.html").exists()
+    Path("taken").touch()
+    assert main(["plot", "whole", "figure=lr", "out=taken/lr.pdf"]) == 1
+    assert "taken: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

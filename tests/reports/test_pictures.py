@@ -76,6 +76,9 @@ def test_fonts_that_are_not_here_are_known() -> None:
     ]  # fmt: skip
 
 
-def test_a_sweep_has_the_figures_of_its_page() -> None:
-    folder = Path(__file__).parents[1] / "older_runs" / "sweep"
-    assert [figure.name for figure in figures_of(folder)] == ["lr", "learning"]
+def test_a_folder_has_the_figures_of_its_page() -> None:
+    names = {
+        name: [figure.name for figure in figures_of(Path(__file__).parents[1] / "older_runs" / name)]
+        for name in ("sweep", "whole")
+    }
+    assert names == {"sweep": ["lr", "learning"], "whole": ["lr", "loss", "metric-accuracy", "grad-norm"]}
