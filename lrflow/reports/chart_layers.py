@@ -260,6 +260,7 @@ def _encoding(side: str, axis: Axis, padding: int) -> Spec:
     else:
         scale["zero"] = False
         look["tickCount"] = {"expr": "ceil(width / 80)" if side == "x" else "ceil(height / 45)"}
+        look |= {"tickMinStep": 1} if axis.whole else {}
     return {"field": side, "type": "quantitative", "title": axis.title, "scale": scale, "axis": look}
 
 

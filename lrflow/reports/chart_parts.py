@@ -19,12 +19,14 @@ class Axis:
         scale: `linear` or `log`; see `lrflow.display.scale_of`.
         ends: the first and the last value to show; None: all values are shown.
         percent: whether the values are shares.
+        whole: whether only whole numbers are marked.
     """
 
     title: str
     scale: str = "linear"
     ends: tuple[float, float] | None = None
     percent: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

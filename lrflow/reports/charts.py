@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from lrflow.display import COLD_TO_HOT, CURVES, MUTED, counted, number
@@ -44,6 +45,8 @@ def chart(x: Axis, y: Axis, parts: Iterable[Part], shade: str = "", legend: bool
     entries = _entries(parts, colours) if legend else []
     entries = entries if 1 < len(entries) <= MAX_LEGEND else []
     named = [entry["name"] for entry in entries if entry["name"] in colours]
+    drawn_at = [part.x for part in parts if isinstance(part, Line | Points)]
+    x = replace(x, whole=all(float(at).is_integer() for places in drawn_at for at in places))
     layers = Layers(
         x, y, colours, named, shade, _shades(parts), 12 if any(isinstance(part, Points) for part in parts) else 0
     )

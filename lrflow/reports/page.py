@@ -138,6 +138,8 @@ class Page:
         ]
         head = "".join(
             f'<th{_class("number" * is_number)}><button type="button">{escape(name)}</button></th>'
+            if name
+            else "<td></td>"
             for name, is_number in zip(columns, right, strict=True)
         )
         long = LONG_WRAPPED if wrapped else LONG

@@ -146,7 +146,10 @@ def _config(font: str, width: float, spec: Spec) -> dict[str, Any]:
         "font": font if font in GENERIC else f"{font}, sans-serif",
         "background": "white",
         "view": {"stroke": None},
-        "axis": {**text, "gridColor": FAINT, "domainColor": GREY, "tickColor": GREY, "tickSize": 4, "titlePadding": 8, "labelFlush": False},
+        "axis": {
+            **text, "gridColor": FAINT, "domainColor": GREY, "tickColor": GREY, "tickSize": 4,
+            "titlePadding": 8, "labelFlush": False,
+        },
         "legend": {
             **text, "orient": "top", "columns": columns, "symbolType": "stroke", "symbolOpacity": 1,
             "symbolStrokeWidth": 2, "offset": 6, "gradientLength": 0.55 * width, "labelOverlap": "greedy",

@@ -95,6 +95,12 @@ def test_parallel_coordinates_place_numbers_and_words() -> None:
     assert texts == [("on", "true"), ("lr", "0.001"), ("lr", "0.1"), ("loss", "2")]
 
 
+def test_steps_are_marked_by_whole_numbers() -> None:
+    for at, marked in (([0, 1.0], 1), ([0, 0.5], None)):
+        axis = chart(STEP, LOSS, [Line("a", at, [1, 2])])["layer"][0]["encoding"]["x"]["axis"]
+        assert axis.get("tickMinStep") == marked
+
+
 def test_bars_and_heatmaps_describe_themselves() -> None:
     assert bars({"lr": 0.6, "seed": 0.05}, "share", percent=True)["description"] == "lr: 60%; seed: 5%"
     spec: Spec = heatmap(["1", "2"], ["a"], [[3.0, math.nan]], ("x", "y", "loss"))
