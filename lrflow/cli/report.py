@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrflow.cli.plot import find_folder
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
 from lrflow.output import put
@@ -14,7 +13,7 @@ from lrflow.remote import download, is_url
 from lrflow.reports.compare_page import write_comparison
 from lrflow.reports.find import write_find_page
 from lrflow.reports.run_page import write_run_page
-from lrflow.reports.runs import Run
+from lrflow.reports.runs import Run, find_run
 from lrflow.reports.sweep import write_sweep_page
 
 _USAGE = "lrflow report RUN: the folder of a run or a sweep, a part of a run's name, or last"
@@ -67,7 +66,12 @@ def folder_of(word: str, output: Path) -> Path:
     Raises:
         ConfigError: there is no such run.
     """
-    return download(word, "run") if is_url(word) else find_folder(word, output)
+    if is_url(word):
+        return download(word, "run")
+    for folder in (Path(word), output / word, output / "sweeps" / word):
+        if word and (is_file(folder / "config.yaml") or (is_folder(folder) and any(folder.glob("*/config.yaml")))):
+            return folder
+    return find_run(word, output).folder
 
 
 def _write(folder: Path) -> Path:
