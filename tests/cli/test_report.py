@@ -39,6 +39,13 @@ def test_pages_are_written_into_the_folders(
     assert {str(path.relative_to(outputs.parent)) for path in outputs.rglob("report.html")} == {*paths}
 
 
+def test_a_remote_run_is_downloaded(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", (outputs / "2026_whole").absolute().as_uri()]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.parts[0] == "remote_outputs"
+    assert "<h1>whole</h1>" in path.read_text()
+
+
 def test_runs_are_compared_on_a_page(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "whole", "outputs/sweeps/s1/2", "page=both.html"]) == 0
     assert capsys.readouterr().out == "both.html\n"

@@ -58,7 +58,7 @@ def _filled(part: Any, tables: dict[str, Any]) -> Any:
 def cells(page: str, heading: str) -> list[list[str]]:
     """Return the texts of the cells of a table by row, the names of the columns first; empty: there is no table."""
     found = re.search(
-        rf"<h2>{re.escape(html.escape(heading))}</h2>(?:(?!<h2>).)*?<table>(.*?)</table>", page, re.DOTALL
+        rf"<h2>{re.escape(html.escape(heading))}</h2>(?:(?!<h2>).)*?<table[^>]*>(.*?)</table>", page, re.DOTALL
     )
     lines = re.findall(r"<tr.*?</tr>", found.group(1), re.DOTALL) if found else []
     return [
