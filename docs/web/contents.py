@@ -78,6 +78,8 @@ class Contents:
         if path in self.texts or path in self.files or f"{path}.md" in self.texts:
             return
         source = self.root / path
+        if not source.exists():
+            return  # MkDocs reports the link
         if source.suffix in COPIED:
             self.files.add(path)
         elif source.suffix == ".md":
