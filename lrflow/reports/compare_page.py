@@ -26,6 +26,7 @@ from lrflow.reports.runs import Run, different_keys, written
 from lrflow.runs import PAGE
 
 FEW = 8  # runs that are the columns of a table of differences; more are its rows
+FEW_KEYS = 4  # that are columns of the table of runs
 MAX_COLUMNS = 40  # keys of such a table
 MAX_METRICS = 8  # figures
 _LEFT_OUT = "Keys that come with another option are left out, unless they were typed."
@@ -104,6 +105,11 @@ class _Comparison:
         options = {key for key in found if key in Config.groups}
         return [key for key in found if key in options | typed or key.partition(".")[0] not in options]
 
+    @property
+    def few_keys(self) -> list[str]:
+        """Those keys if the table of runs has room for them."""
+        return self.keys if len(self.keys) <= FEW_KEYS else []
+
     @cached_property
     def shades(self) -> list[float | None]:
         """The place of each run on the bar of colours: its rank by the metric; empty: few runs, with a colour each."""
@@ -115,7 +121,7 @@ class _Comparison:
     @property
     def bar(self) -> str:
         """The title of the bar of colours."""
-        return f"rank by {self.metric}, the best first" if self.metric else ""
+        return f"rank by {self.metric}" if self.metric else ""
 
     def lines(self, series_of: Callable[[Course], Series]) -> list[Line]:
         """Return the line of each run that has such a series."""
@@ -138,13 +144,15 @@ class _Comparison:
             link = quote(f"{os.path.relpath(run.folder, self.folder)}/{target}")
             name = self.names[place].partition("  ")[2]
             row: list[str | float | Cell | None] = [Cell(str(place + 1), place + 1, link), name]
+            row += [written(run.config.get(key)) for key in self.few_keys]
             row += [run.status.replace("_", " ")]
             row += [best.value if best else None, best.step if best else None] if self.metric else []
             row += [run.metrics.get(name) for name in metrics]
             seconds = run.outcome.seconds if run.outcome else None
             row += [course.last_step, None if seconds is None else Cell(duration(seconds), seconds)]
             rows.append([*row, ", ".join(map(spoken, kinds_of(run.findings)))])
-        return ["", "run", "status", *main, *(f"last {name}" for name in metrics), "steps", "time", "findings"], rows
+        columns = ["status", *main, *(f"last {name}" for name in metrics), "steps", "time", "findings"]
+        return ["", "run", *short_names(self.few_keys, columns), *columns], rows
 
 
 def _differences(page: Page, compared: _Comparison) -> None:
@@ -154,11 +162,14 @@ def _differences(page: Page, compared: _Comparison) -> None:
     def value(run: Run, key: str) -> str:
         return written(run.versions.get(key.removeprefix("version of ")) if key in versions else run.config.get(key))
 
-    keys = [*keys, *(key for key in versions if len({value(run, key) for run in runs}) > 1)]
+    keys = [
+        *([] if compared.few_keys else keys),
+        *(key for key in versions if len({value(run, key) for run in runs}) > 1),
+    ]
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     if not keys:
-        page.table("Config", [], [], "The same.")
-    elif len(runs) <= FEW:
+        return
+    if len(runs) <= FEW:
         cells = [[key, *(value(run, key) for run in runs)] for key in keys]
         page.table("Differences of the config", ["key", *numbers], cells, _LEFT_OUT)
     else:

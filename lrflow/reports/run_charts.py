@@ -24,7 +24,7 @@ POINTS = 500  # of a line
 FEW = 150  # points of which no smoothed line is drawn
 SMOOTH = 100  # points of a smoothed line
 MAX_METRICS = 8  # charts of metrics besides that of the loss
-LR_DECADES = 4  # below the highest LR that a logarithmic axis shows
+LR_DECADES = 2  # below the lowest peak that a logarithmic axis shows
 STEP = Axis("optimizer step")
 
 FOUND = COLD_TO_HOT[-1]  # the colour of what monitors found
@@ -64,7 +64,7 @@ def lr_axis(lines: Iterable[Line], peaks: Iterable[float]) -> Axis:
     if scale_of(highest) == "linear":
         return Axis("learning rate")
     lowest = min((value for one in lines for value in one.y if value > 0), default=min(highest))
-    low = max(lowest, max(highest) * 10.0**-LR_DECADES * min(highest) / max(highest))
+    low = max(lowest, 10.0**-LR_DECADES * min(highest))
     return Axis("learning rate", "log", (low / 1.3, 1.3 * max(highest)))
 
 
