@@ -129,6 +129,7 @@ class Layers:
         ]
         mark = {"type": "point", "shape": _SHAPES.get(points.shape, points.shape), "size": points.size, "clip": True}
         mark |= {"filled": points.filled, "strokeWidth": 1 if points.filled else 1.8}
+        mark |= {"stroke": "white"} if points.shape == "star" else {}
         ink = self._shading(points.opacity) if points.shades and self.shades else self._ink(points.name, points.opacity)
         tooltip = {"field": "hint"} if points.hints else self._tooltip()
         data = {"values": rows}

@@ -16,6 +16,43 @@ from lrflow.reports.charts import bars, chart, heatmap, parallel
 STEP, LOSS = Axis("step"), Axis("loss")
 
 
+SEEN_WITH = {
+    "all cones": np.eye(3),
+    "deuteranopia": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+    "protanopia": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "tritanopia": np.array([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]),
+}
+"""What of linear RGB is seen with colour blindness (Machado, Oliveira and Fernandes, 2009)."""
+
+
+def linear(colour: str) -> np.ndarray:
+    """Return the linear RGB of a colour in sRGB (IEC 61966-2-1)."""
+    values = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """Return the CIELAB coordinates of linear RGB, whose distances are about those that are seen."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eyes", SEEN_WITH)
+@pytest.mark.parametrize("palette", [CURVES, (*COLD_TO_HOT, MUTED)], ids=["curves", "cold to hot"])
+def test_colours_are_told_apart_with_colour_blindness(palette: tuple[str, ...], eyes: str) -> None:
+    seen = [lab(SEEN_WITH[eyes] @ linear(colour)) for colour in palette]
+    near = {(a, b): np.linalg.norm(seen[a] - seen[b]) for a in range(len(seen)) for b in range(a)}
+    assert min(near.values()) > 12, min(near, key=near.get)
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#1c1f25"])
+def test_curves_are_seen_on_white_and_on_black(ground: str) -> None:
+    lightness = [np.array([0.2126, 0.7152, 0.0722]) @ linear(colour) + 0.05 for colour in (ground, *CURVES)]
+    contrasts = [max(lightness[0], one) / min(lightness[0], one) for one in lightness[1:]]
+    assert min(contrasts) >= 3, "the least contrast of a graphic in WCAG 2.2"
+
+
 def test_equal_names_have_equal_colours_and_one_entry_in_the_legend() -> None:
     spec = chart(
         STEP,
