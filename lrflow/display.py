@@ -120,6 +120,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return values from 0 to their largest as a line of bars, one character each; 0 and NaN are the lowest."""
+    top = max((value for value in values if math.isfinite(value)), default=0.0)
+    shares = [value / top if top > 0 and 0 < value <= top else 0.0 for value in values]
+    return "".join(_BARS[min(int(share * len(_BARS)), len(_BARS) - 1)] for share in shares)
+
+
 def shape_text(shape: Iterable[int]) -> str:
     """Return the shape of a tensor as text: `3x3x64`, or `scalar`."""
     return "x".join(map(str, shape)) or "scalar"

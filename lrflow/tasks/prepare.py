@@ -344,7 +344,8 @@ def _callbacks(
 ) -> list[pl.Callback]:
     """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors, `added`, checkpoints."""
     bar = config.trainer.progress
-    progress = ProgressBar(plan.horizon.steps, console, bar=bar if isinstance(bar, bool) else console.is_terminal)
+    draws = bar if isinstance(bar, bool) else console.is_terminal and not console.is_dumb_terminal
+    progress = ProgressBar(plan.horizon.steps, console, draws, plan)
     # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
     # signals, which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
     # the checkpoints, which hold their state after the step.

@@ -7,17 +7,56 @@ from collections.abc import Mapping
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
+from lrflow.display import sparkline
 from lrflow.plan import Plan
 from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.metric_reading import progress_metrics
 from lrflow.training.monitor import Monitor
 
+SPARKS = 16
+"""Characters of the sparkline of the plan."""
+
+
+WIDE = 100
+"""Least characters of a line that has room for a bar beside the sparkline."""
+
+
+class PlanColumn(ProgressColumn):
+    """The LR over the run as a sparkline, the highest of all groups at each place; the present place is marked."""
+
+    sparks = ""
+
+    def follow(self, plan: Plan) -> None:
+        """Draw a plan."""
+        count = min(SPARKS, plan.horizon.steps)
+        steps = [at * plan.horizon.steps // count for at in range(count)]
+        self.sparks = sparkline([float(rates.max()) if len(rates) else 0.0 for rates in plan.lr(steps)])
+
+    def render(self, task: Task) -> Text:
+        """Return the sparkline of a task."""
+        text = Text(self.sparks, "dim")
+        if self.sparks and task.total:
+            here = min(int(task.completed / task.total * len(self.sparks)), len(self.sparks) - 1)
+            text.stylize("reverse not dim", here, here + 1)
+        return text
+
+
+class SpeedColumn(ProgressColumn):
+    """The steps per second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the speed of a task; empty before it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} it/s" if speed >= 100 else f"{speed:.3g} it/s")
+
 
 class ProgressBar(Monitor, FollowsPlan):
-    """Shows step, loss, LR, the latest validation metrics and metrics logged with `prog_bar=True`.
+    """Shows step, plan, epoch, loss, LR, the latest metrics, those logged with `prog_bar=True`, speed and time left.
 
     It receives blocks of `Signals`, so steps in between cost nothing.
 
@@ -25,24 +64,32 @@ class ProgressBar(Monitor, FollowsPlan):
         steps: length of the run in optimizer steps.
         console: the console to write to.
         bar: True draws a progress bar; False writes one line per validation, for log files.
+        plan: the plan of the run, which the bar shows; None: it shows none.
     """
 
-    def __init__(self, steps: int, console: Console, bar: bool) -> None:
+    def __init__(self, steps: int, console: Console, bar: bool, plan: Plan | None = None) -> None:
         self._console = console
         self._bar: Progress | None = None
         self._loss: float | None = None  # None: this process has made no step yet
         self._rates: list[float] = []
         self._values: dict[str, float] = {}  # of the last validation
         self._metrics = ""
+        self._epoch = ""
+        self._plan = PlanColumn(Column(no_wrap=True, min_width=SPARKS if plan else None))
         if bar:
+            wide = console.width >= WIDE
+            state = Column(no_wrap=True, overflow="crop")
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
+                *([TextColumn("{task.description}"), BarColumn(bar_width=10 if plan else None)] if wide else []),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[state]}"),
-                TimeRemainingColumn(),
+                self._plan,
+                TextColumn("{task.fields[state]}", table_column=state),
+                SpeedColumn(),
+                TimeRemainingColumn(compact=True),
                 console=console,
             )
+            if plan is not None:
+                self._plan.follow(plan)
             self._task = self._bar.add_task("training", total=steps, state="")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,8 +99,9 @@ class ProgressBar(Monitor, FollowsPlan):
             self._bar.start()
 
     def follow(self, plan: Plan) -> None:
-        """Show the length of another plan."""
+        """Show the length and the LRs of another plan."""
         if self._bar:
+            self._plan.follow(plan)
             self._bar.update(self._task, total=plan.horizon.steps)
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
@@ -62,8 +110,9 @@ class ProgressBar(Monitor, FollowsPlan):
             self._loss = float(block.losses[-1])
         self._rates = sorted({float(rate) for rate in block.effective[-1]})
         if self._bar:
+            self._epoch = _epoch(trainer)
             self._metrics = _format_metrics(self._values | trainer.progress_bar_metrics)
-            self._bar.update(self._task, completed=block.first + len(block), state=self._state())
+            self._bar.update(self._task, completed=block.first + len(block), state=self._line())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics of the validation, and those that the module logs with `prog_bar=True`."""
@@ -72,7 +121,7 @@ class ProgressBar(Monitor, FollowsPlan):
         self._values = progress_metrics(trainer)
         self._metrics = _format_metrics(self._values)
         if self._bar:
-            self._bar.update(self._task, state=self._state())
+            self._bar.update(self._task, state=self._line())
         elif trainer.training or trainer.validating:
             self._console.print(f"{_epoch(trainer)}step {trainer.global_step}  {self._state()}", soft_wrap=True)
 
@@ -87,6 +136,17 @@ class ProgressBar(Monitor, FollowsPlan):
     def _stop(self) -> None:
         if self._bar:
             self._bar.stop()
+
+    def _line(self) -> str:
+        """Return the state of the run, without the last parts for which the other columns leave no room."""
+        assert self._bar is not None
+        steps = 2 * len(str(self._bar.tasks[0].total or 0)) + 2
+        others = steps + (len(self._plan.sparks) + 1) + len("1,234 it/s 00:00 ")
+        others += len("training ") + 11 if self._console.width >= WIDE else 0
+        parts = (self._epoch + self._state()).split("  ")
+        while parts and len("  ".join(parts)) > self._console.width - others:
+            parts.pop()
+        return "  ".join(parts)
 
     def _state(self) -> str:
         ends = dict.fromkeys([*self._rates[:1], *self._rates[-1:]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
+from lrflow.display import sparkline
 from lrflow.layers import Rule
-from lrflow.training.progress import ProgressBar
+from lrflow.training.progress import PlanColumn, ProgressBar, SpeedColumn
 
 HEAD = [Rule("head", match="head.*", lr="10x"), Rule("rest", match="*")]
 
@@ -63,7 +66,29 @@ def test_the_bar_moves_to_the_end(train: Any, tmp_path: Path) -> None:
     train(tmp_path, **shown.options())
     last = next(line for line in reversed(shown.text.getvalue().splitlines()) if "training" in line)
     assert "21/21" in last
-    assert all(word in last for word in ("loss ", "lr ", "val/loss ", "val/accuracy "))
+    assert all(word in last for word in ("epoch 3/3", "loss ", "lr ", "it/s"))
+
+
+def test_a_narrow_terminal_keeps_steps_plan_and_time(train: Any, tmp_path: Path) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=70, color_system=None)
+    train(tmp_path, callbacks=[ProgressBar(21, console, True)])
+    last = next(line for line in reversed(text.getvalue().splitlines()) if "21/21" in line)
+    assert all(word in last for word in ("epoch 3/3", "loss ", "it/s"))
+
+
+def test_the_bar_shows_the_plan_and_where_the_run_is(train: Any, tmp_path: Path) -> None:
+    run = train(tmp_path, rules=HEAD)
+    column = PlanColumn()
+    column.follow(run.plan)
+    highest = run.plan.lr([at * 21 // 16 for at in range(16)]).max(axis=1)
+    assert column.sparks == sparkline(highest)
+    assert column.sparks[0] != column.sparks[-1]
+    for done, here in ((0, 0), (10, 7), (21, 15)):
+        text = column.render(SimpleNamespace(completed=done, total=21))  # type: ignore[arg-type]
+        marked = [span for span in text.spans if "reverse" in str(span.style)]
+        assert [(span.start, span.end) for span in marked] == [(here, here + 1)], done
+    assert SpeedColumn().render(SimpleNamespace(finished_speed=None, speed=12.34)).plain == "12.3 it/s"  # type: ignore[arg-type]
 
 
 def test_the_bar_of_a_resumed_run_starts_at_its_step(train: Any, tmp_path: Path) -> None:
@@ -122,3 +147,8 @@ def test_validation_and_prog_bar_metrics_of_any_name_are_shown(bar: bool, tmp_pa
     text = shown.text.getvalue()
     assert all(told in text for told in ("val_acc 0.5", "quality 0.75", "grip 0.25"))
     assert "hidden" not in text
+
+
+def test_a_sparkline_is_relative_to_the_largest_value() -> None:
+    assert sparkline([0, 0.125, 0.5, 0.999, 1.0, math.nan]) == "▁▂▅██▁"
+    assert (sparkline([0.0, 0.0]), sparkline([])) == ("▁▁", "")
