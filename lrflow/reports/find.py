@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.display import COLOURS, GREY, number
+from lrflow.display import CURVES, MUTED, number
 from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Points, Rule, Spec
 from lrflow.reports.charts import Part, chart
 from lrflow.reports.page import Fact, Page
@@ -16,7 +16,7 @@ from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.find_record import Record
 from lrflow.tuning.suggestion import compare_with_interval
 
-ANSWER = COLOURS[2]
+ANSWER = CURVES[2]
 RULES_TO_MINIMIZE = {
     "halfway": "between the fastest fall and the lowest point: the LR that the sweeps suggest",
     "steepest": "where it falls fastest",
@@ -85,25 +85,25 @@ def _sweeps(record: Record) -> Spec:
     finite = [np.isfinite(losses) for losses in test.losses]
     parts: list[Part] = [
         Line(
-            "sweeps", test.rates[known].tolist(), losses[known].tolist(), colour=GREY, width=1, opacity=0.35,
+            "sweeps", test.rates[known].tolist(), losses[known].tolist(), colour=MUTED, width=1, opacity=0.35,
             hint=f"sweep {count}",
         )
         for count, (losses, known) in enumerate(zip(test.losses, finite, strict=True), 1)
     ]  # fmt: skip
     rates, values = record.mean()
     name = f"mean of {len(test.losses)}, smoothed"
-    parts.append(Line(name, rates.tolist(), values.tolist(), colour=COLOURS[0], width=3))
+    parts.append(Line(name, rates.tolist(), values.tolist(), colour=CURVES[0], width=3))
     parts += _answer(suggestion.lr, suggestion.interval)
     others = [(name, rate) for name, rate in suggestion.marks.items() if rate != suggestion.lr]
-    for (name, rate), colour in zip(others, (COLOURS[1], *COLOURS[3:]), strict=False):
+    for (name, rate), colour in zip(others, (CURVES[1], *CURVES[3:]), strict=False):
         parts.append(Rule(f"{name} {number(rate)}", rate, colour=colour, dashed=True))
     if suggestion.ceiling:
         label = f"diverges {number(suggestion.ceiling)}"
-        parts.append(Band(label, suggestion.ceiling, float(test.rates[-1]), colour=GREY))
-        parts.append(Rule(label, suggestion.ceiling, colour=GREY, width=1))
+        parts.append(Band(label, suggestion.ceiling, float(test.rates[-1]), colour=MUTED))
+        parts.append(Rule(label, suggestion.ceiling, colour=MUTED, width=1))
     if test.rates[0] <= record.configured <= test.rates[-1]:
         label = f"configured {number(record.configured)}"
-        parts.append(Rule(label, record.configured, colour=GREY, dashed=True, width=2))
+        parts.append(Rule(label, record.configured, colour=MUTED, dashed=True, width=2))
     span = (float(test.rates[0]), float(test.rates[-1]))
     return chart(Axis("peak LR", "log", span), Axis(record.label, ends=record.span()), parts)
 
@@ -113,13 +113,13 @@ def _trial_runs(record: Record, confirmed: Confirmation) -> Spec:
     finite = [(rate, loss) for rate, loss in confirmed.tried if math.isfinite(loss)]
     rates, losses = map(list, zip(*finite, strict=True))
     parts: list[Part] = [
-        Line("trial runs", rates, losses, colour=COLOURS[0], width=2, hover=False),
-        Points("trial runs", rates, losses, size=70, colour=COLOURS[0]),
+        Line("trial runs", rates, losses, colour=CURVES[0], width=2, hover=False),
+        Points("trial runs", rates, losses, size=70, colour=CURVES[0]),
     ]
     worst = max(losses, key=lambda loss: record.sign * loss)
     if diverged := [rate for rate, loss in confirmed.tried if not math.isfinite(loss)]:
         places = [worst] * len(diverged)
-        parts.append(Points("diverged", diverged, places, shape="x", size=90, colour=COLOURS[1], filled=False))
+        parts.append(Points("diverged", diverged, places, shape="x", size=90, colour=CURVES[1], filled=False))
     parts += _answer(confirmed.lr, confirmed.interval)
     return chart(Axis("peak LR", "log"), Axis(_metric_name(record)), parts)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pages import charts, colour, curves, marks
 
-from lrflow.display import COLOURS, GREY
+from lrflow.display import CURVES, MUTED
 from lrflow.reports.find import write_find_page
 from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.find_record import Record
@@ -87,14 +87,14 @@ def test_the_colour_of_the_answer_is_unique_in_both_figures(folder: Path) -> Non
     sweeps, short = charts(write_find_page(folder).read_text()).values()
     scale = sweeps["layer"][0]["encoding"]["color"]["scale"]
     colours = {name.split()[0]: each for name, each in zip(scale["domain"], scale["range"], strict=True)}
-    assert colours["LR"] == colour(short, "LR 0.021") == COLOURS[2]
-    assert list(colours.values()).count(COLOURS[2]) == 1
+    assert colours["LR"] == colour(short, "LR 0.021") == CURVES[2]
+    assert list(colours.values()).count(CURVES[2]) == 1
     assert (colours["mean"], *(colours[name] for name in ("sweeps", "diverges", "configured"))) == (
-        COLOURS[0], GREY, GREY, GREY,
+        CURVES[0], MUTED, MUTED, MUTED,
     )  # fmt: skip
     rules = [colours[name] for name in ("steepest", "tenth", "valley", "slide")]
-    assert len({*rules, COLOURS[0], COLOURS[2]}) == 6
-    assert (colour(short, "trial runs"), colour(short, "diverged")) == (COLOURS[0], COLOURS[1])
+    assert len({*rules, CURVES[0], CURVES[2]}) == 6
+    assert (colour(short, "trial runs"), colour(short, "diverged")) == (CURVES[0], CURVES[1])
     assert [row["y"] for row in marks(short, "point")[1]] == [1.0]  # at the worst of those that ended
 
 
