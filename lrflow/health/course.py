@@ -21,7 +21,8 @@ class Course:
         width: steps of a level.
         untrained: the loss of the first steps, before the LR is high.
         best: the lowest level so far.
-        peak: the highest loss that two consecutive levels were above.
+        peak: the highest median of the losses of a tenth of the run; -inf: it is shorter yet.
+        rose: the middle step of that tenth.
         before: the last level but one.
         now: the last level; infinite if most of its losses are.
         low: the lowest of the last three levels.
@@ -35,6 +36,7 @@ class Course:
     untrained: float
     best: float
     peak: float
+    rose: float
     before: float
     now: float
     low: float
@@ -75,7 +77,7 @@ class Course:
 
     @property
     def has_risen(self) -> bool:
-        """Whether the loss was above the untrained one, by 5% and by more than chance, for a tenth of the run."""
+        """Whether the loss was above the untrained one, by 5% and by more than chance, in most of a tenth of the run."""
         return self.peak > self.untrained + max(0.05 * self.scale, 2 * self.doubt)
 
     def since(self, level: float) -> int:
@@ -109,12 +111,12 @@ class Course:
         first = first[: min(max(1, history.facts.warmup // 10), _UNTRAINED)]
         untrained = min(float(first[0]), _median(first))
         best = float(min(levels.min(), untrained))
-        peak = float(np.minimum(levels[1:], levels[:-1]).max(initial=-np.inf))
+        peak, rose = _highest(history.bins["loss"], 2 * width)
         scatter = float(high - low) if np.isfinite(high) else np.inf
         doubt = min(0.75 * scatter / len(first) ** 0.5, 0.3 * max(abs(untrained), untrained - best))
         levels_of = {"before": last[-2], "now": last[-1], "low": min(last)}
         return cls(
-            width, untrained, best, peak, **levels_of, scatter=scatter, doubt=doubt, steps=middles, levels=levels
+            width, untrained, best, peak, rose, **levels_of, scatter=scatter, doubt=doubt, steps=middles, levels=levels
         )
 
 
@@ -127,6 +129,16 @@ def _levels(bins: Bins, width: int) -> tuple[np.ndarray, np.ndarray]:
     means, steps = (values[: parts * size].reshape(parts, size) for values in (means, steps))
     means = np.sort(means, axis=1)  # NumPy's own median and quantile take ten times as long for so few values
     return steps.mean(axis=1), (means[:, (size - 1) // 2] + means[:, size // 2]) / 2
+
+
+def _highest(bins: Bins, width: int) -> tuple[float, float]:
+    """Return the highest median of any parts of about `width` steps in a row, and the middle step there."""
+    size, means = max(1, width // bins.width), bins.means
+    if len(means) < size:
+        return -np.inf, 0.0
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(means, size), axis=1)
+    at = int(medians.argmax())
+    return float(medians[at]), float(bins.steps[at : at + size].mean())
 
 
 def _median(losses: np.ndarray) -> float:

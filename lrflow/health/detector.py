@@ -41,6 +41,7 @@ class Detector(ABC):
         kind: name of what it finds, and key below `health`; set by the run.
         diverges: whether `stop` ends the run as diverged.
         suspects_batches: whether `recover` leaves out the batches of the steps that show it, as their likely cause.
+        covers: kinds that are a part of the same story: once this one is found, they are not reported any more.
         acts: the values of `health.action` that hold for it unless it has an `action` of its own.
         reads_validations: whether it also looks after each validation; false saves time where they say nothing.
     """
@@ -48,6 +49,7 @@ class Detector(ABC):
     kind: str = ""
     diverges: ClassVar[bool] = False
     suspects_batches: ClassVar[bool] = False
+    covers: ClassVar[tuple[str, ...]] = ()
     acts: ClassVar[tuple[Response, ...]] = ()
     reads_validations: ClassVar[bool] = True
     action: OwnResponse | None = None  # of a subclass whose `__init__` does not set it
@@ -90,6 +92,7 @@ class Watch:
         self.every = max(_LEAST_INTERVAL, facts.steps // LOOKS)
         self.found: dict[str, Finding] = {}
         self._quiet: dict[str, int] = {}  # looks without it since it was found, for each kind that is not over
+        self._covered: set[str] = set()  # kinds of which nothing more is reported
         for kind, detector in self.detectors.items():
             detector.kind = kind
 
@@ -109,24 +112,27 @@ class Watch:
         yield from self._look({kind: one for kind, one in self.detectors.items() if one.reads_validations})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history, and which findings are not over."""
-        return {"history": self.history.state_dict(), "quiet": dict(self._quiet)}
+        """Return the history, which findings are not over, and of which kinds nothing more is reported."""
+        own = {"quiet": dict(self._quiet), "covered": sorted(self._covered)}
+        return {"history": self.history.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the history; that of other groups, or of a version that kept it in another form, is dropped."""
         if state["history"].get("groups") == len(self.history.facts.groups):
             self.history.load_state_dict(state["history"])
-            self._quiet = dict(state["quiet"])
+            self._quiet, self._covered = dict(state["quiet"]), set(state.get("covered", ()))
 
     def _look(self, detectors: Mapping[str, Detector]) -> Iterator[Finding]:
         self.found.clear()
         for kind, detector in detectors.items():
-            finding = _judged(kind, detector, self.history)
+            finding = None if kind in self._covered else _judged(kind, detector, self.history)
             if finding is not None:
                 self.found[kind] = finding
                 is_known = kind in self._quiet
                 self._quiet[kind] = 0
                 if not is_known:
+                    if detector.covers:  # it ends the story, so that it is not found again either
+                        self._covered |= {kind, *detector.covers}
                     yield finding
             elif kind in self._quiet:
                 self._quiet[kind] += 1

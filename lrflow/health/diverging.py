@@ -12,14 +12,16 @@ from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
+from lrflow.health.too_high import harm_of
 
 _LAST = 5  # finite losses before one that is not finite
 _OVERFLOW = 3.0  # how many times the untrained loss they reach if the LR is the reason
 
 
 class Diverging(Detector):
-    """Finds a loss that rises above that of the untrained model for a tenth of the run, and is not below it again.
+    """Finds a loss that was above that of the untrained model for a tenth of the run, and has not recovered.
 
+    It has not if it is stuck, lost, or jumps, as in `harm_of`.
     A loss also rises above it if the examples come sorted; then the weights hardly grow, and it is not found. A loss
     that is not finite has diverged if the losses just before it were too high already; else the data may be the reason.
 
@@ -31,6 +33,7 @@ class Diverging(Detector):
     reads_validations: ClassVar[bool] = False
     diverges: ClassVar[bool] = True
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
+    covers: ClassVar[tuple[str, ...]] = ("too_high", "plateau")
 
     def __init__(self, growth: float = 1.3, action: OwnResponse | None = None) -> None:
         super().__init__(action)
@@ -41,11 +44,13 @@ class Diverging(Detector):
         if history.facts.losses and history.not_finite and not np.isfinite(history.recent["loss"][-1]):
             return self._judge_overflow(history)
         course = Course.of(history)
-        if course is None or history.growth < self._growth:
+        if course is None or not course.has_risen:
             return None
-        if not (course.has_risen and course.is_stuck(history)):
+        harm = harm_of(history, course, growth=self._growth)
+        if harm is None:
             return None
-        return self._found(history, course.since(course.chance_level), course.untrained, course.peak, course.now)
+        since = harm.since if harm.is_stuck else int(course.rose)
+        return self._found(history, since, course.untrained, course.peak, course.now)
 
     def _judge_overflow(self, history: History) -> Finding | None:
         is_finite = np.isfinite(history.recent["loss"])

@@ -45,6 +45,7 @@ class Facts:
         steps: optimizer steps of the plan.
         warmup: the first step at which the LR of the plan is at its peak.
         lr: peak LR of the config, `optimizer.lr`.
+        decays: whether the plan ends at less than half of its peak LR.
         momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none; NaN:
             unknown.
         weight_decay: `optimizer.weight_decay`.
@@ -58,6 +59,7 @@ class Facts:
     steps: int
     warmup: int = 0
     lr: float = 1.0
+    decays: bool = False
     momentum: float = 0.0
     weight_decay: float = 0.0
     estimates: bool = False

@@ -87,6 +87,7 @@ def facts_of(config: Config, plan: Plan) -> Facts:
         steps=plan.horizon.steps,
         warmup=int(steps[np.argmax(rates >= 0.999 * rates.max())]),
         lr=float(max(group.lr for group in plan.trainable)),
+        decays=bool(rates[-1] < 0.5 * rates.max()),
         momentum=math.nan if traits.modes else _momentum(settings),
         weight_decay=float(settings.get("weight_decay") or 0.0),
         estimates=traits.estimates_lr,

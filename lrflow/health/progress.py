@@ -56,9 +56,8 @@ class TooLow(Detector):
         facts = history.facts
         if facts.estimates or not facts.losses or history.step < facts.warmup + 0.1 * facts.steps:
             return None
-        steps, values = _correlations(history)
-        correlation = float(np.median(values[-_LAST:])) if len(values) >= _LEAST else 0.0
-        if correlation < self._correlation:
+        correlation = gradient_correlation(history)
+        if not correlation >= self._correlation:
             return None
         fall = Fall.of(history)
         if fall is None or not fall.is_straight(self._straightness):
@@ -70,6 +69,7 @@ class TooLow(Detector):
             f"consecutive gradients are alike, with a correlation of {correlation:.2f}, and the loss has fallen by"
             f" only {max(fall.share, 0.0):.1%}, in a straight line"
         )
+        steps, values = _correlations(history)
         differ = np.flatnonzero(values < 0.5 * self._correlation)
         since = int(steps[min(differ[-1] + 1, len(steps) - 1)] if len(differ) else steps[0])
         evidence = {"correlation": correlation, "fall": fall.share, "factor": factor}
@@ -78,10 +78,14 @@ class TooLow(Detector):
 
 
 class Plateau(Detector):
-    """Finds a run that has not improved for half of its length, and has long to go.
+    """Finds a run that has not improved for half of its length, has long to go, and has not converged.
 
-    What counts is the metric of the best checkpoint, or the training loss of a run without validations. The finding
-    says whether the run looks converged, or lies in a flat region, where gradients are alike but lead nowhere.
+    What counts is the metric of the best checkpoint, or the training loss of a run without validations. A run has
+    converged, which is no finding, if its training loss is a tenth of the untrained one, if the plan has lowered the LR
+    to less than half, or if its gradients have shrunk to a tenth after the loss had fallen by half.
+
+    The finding names a saddle, or a region as flat as one, if gradients are alike but lead nowhere, or have shrunk
+    although the loss has not fallen by half, and the curvature, where it is probed, would allow a far higher LR.
 
     Args:
         patience: share of the planned run without an improvement.
@@ -117,20 +121,24 @@ class Plateau(Detector):
             return None
         if np.median(after) > best + 0.1 * improvement + 2 * noise:
             return None  # it got worse, which is no plateau
+        loss, gradient = _share_of_start(history, "loss"), _share_of_start(history, "grad_norm")
+        decays = history.recent["lr"][-1] < 0.5 * facts.lr
+        if decays or (facts.losses and (loss < 0.1 or (loss < 0.5 and gradient < 0.1))):
+            return None  # it has converged
         since = int(steps[old][before.argmin()])
-        correlations = _correlations(history)[1][-_LAST:]
-        correlation = float(np.median(correlations)) if len(correlations) >= _LEAST else float("nan")
-        evidence = {"best": best * metric.sign, "correlation": correlation}
-        evidence |= {"sharpness": history.sharpness[-1][1]} if history.sharpness else {}
+        correlation = gradient_correlation(history)
+        evidence = {"best": best * metric.sign, "correlation": correlation, "grad_norm": gradient}
         message = f"{name} has not improved on {number(best * metric.sign)} for {history.step - since:,} steps"
-        decays = history.recent["lr"][-1] < 0.9 * facts.lr
-        remedy = "callbacks=early_stopping" if decays else "schedule=cosine, or callbacks=early_stopping"
-        if correlation >= _ALIKE:
-            message += ", in a flat region: consecutive gradients are alike"
-            remedy = f"optimizer.lr={3 * facts.lr:g}"
-        elif correlation < _ALIKE / 2:
-            message += ", and its gradients are noise, as of a run that has converged"
-        return Finding(self.kind, history.step, since, message, evidence, 0.9, remedy)
+        remedy = "schedule=cosine, or callbacks=early_stopping"
+        _, sharpness, share = history.sharpness[-1] if history.sharpness else (0, float("nan"), float("nan"))
+        if history.sharpness:
+            evidence |= {"sharpness": sharpness, "share_of_bound": share}
+        is_alike = correlation >= _ALIKE
+        if (is_alike or (facts.losses and gradient < 0.1)) and not share > 0.2:
+            sign = "consecutive gradients are alike" if is_alike else "the gradients have shrunk, but not the loss"
+            message += f", at a saddle or in a flat region: {sign}"
+            remedy = f"optimizer.lr={number(facts.lr * (min(10.0, 0.5 / share) if share > 0 else 3.0))}"
+        return Finding(self.kind, history.step, since, message, evidence, None, remedy)
 
 
 class Overfitting(Detector):
@@ -260,6 +268,12 @@ class Fall:
         )
 
 
+def gradient_correlation(history: History) -> float:
+    """Return the median correlation of consecutive gradients at the last measurements; NaN: there are too few."""
+    values = _correlations(history)[1][-_LAST:]
+    return float(np.median(values)) if len(values) >= _LEAST else float("nan")
+
+
 def _correlations(history: History) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and correlations of gradients at no less than half the peak LR, with the momentum built up."""
     momentum, steps = history.facts.momentum, history.norm_steps
@@ -281,6 +295,14 @@ def _noise(values: np.ndarray) -> float:
     if len(values) < _LEAST:
         return 0.0
     return float(np.median(np.abs(np.diff(values, 2))) / (0.6745 * 6**0.5))
+
+
+def _share_of_start(history: History, name: str) -> float:
+    """Return the mean of the last tenth of a series relative to that of its first parts; NaN: unknown."""
+    own = history.bins[name]
+    first = float(own.means[:_LEAST].mean()) if len(own.means) >= _LEAST else 0.0
+    last = _mean(own.steps, own.means, history.step - 0.1 * history.facts.steps, history.step)
+    return last / first if first > 0 else float("nan")
 
 
 def _mean(steps: np.ndarray, values: np.ndarray, start: float, stop: float) -> float:

@@ -70,7 +70,9 @@ class Spiking(Detector):
 
 
 class WarmupTooShort(Detector):
-    """Finds a loss that rose at the end of the warmup and needed a tenth of the run, or as long as it, to come back.
+    """Finds a loss that rose at the end of the warmup and needed a quarter of the run to come back.
+
+    What comes back sooner costs nothing: such runs end as well as others.
 
     Where the sharpness is measured, it also finds an LR that is above the stability bound at the end of the warmup and
     below it later, at the same LR.
@@ -106,7 +108,7 @@ class WarmupTooShort(Detector):
             return None
         above = course.steps[(course.levels > before) & (course.steps > warmup)]
         needed = int(above.max(initial=warmup)) - warmup
-        if needed < max(0.1 * history.facts.steps, warmup):
+        if needed < max(0.25 * history.facts.steps, warmup):
             return None
         message = f"the loss rose from {number(before)} to {number(top)}, and came back after {needed:,} steps"
         return self._found(history, warmup, message, {"loss": before, "highest_loss": top})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,14 +13,16 @@ from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
+from lrflow.health.progress import gradient_correlation
+
+_LEARNS = 0.25  # share of the run after which a model has begun to learn
+_SATURATED = 2.5  # growth of the weights of a group from which on its gradients may vanish
+_FIRST = 5  # means of the gradient norm, of 256 in the run, that are those of the start
+_ALIKE = 0.05  # correlation of consecutive gradients from which on the order of the examples may make the loss jump
 
 
 class TooHigh(Detector):
-    """Finds a loss that is lost or stuck: an LR that was too high has destroyed what the model had, or could, learn.
-
-    Lost: the model had learned, and the loss has risen by most of that and stays there. Stuck: the loss is that of the
-    untrained model, although it has been above it, or the weights have grown a lot. (With an LR that is too low, it is
-    stuck, too, but the weights hardly change.)
+    """Finds what an LR that is too high does to a loss, as `harm_of` judges it, as long as the loss has not diverged.
 
     Args:
         lost: share of the improvement.
@@ -29,33 +32,94 @@ class TooHigh(Detector):
 
     reads_validations: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
+    covers: ClassVar[tuple[str, ...]] = ("plateau",)
 
-    def __init__(self, lost: float = 0.6, growth: float = 1.5, action: OwnResponse | None = None) -> None:
+    def __init__(self, lost: float = 0.2, growth: float = 1.5, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._lost, self._growth = lost, growth
 
     def judge(self, history: History) -> Finding | None:
-        """Return the finding if the loss is lost or stuck."""
+        """Return the finding if the loss is stuck, lost, or jumps."""
         course = Course.of(history)
-        if course is None or not course.is_flat or course.is_wild(history) or not course.low < float("inf"):
-            return None
-        if course.has_risen and course.is_stuck(history):
+        if course is None or course.has_risen:
             return None  # that is `diverging`
-        lost_level = course.best + self._lost * course.improvement
-        if course.improvement > max(0.15 * course.scale, 2 * course.doubt) and course.low > lost_level:
-            level = lost_level
-            message = f"the loss rose from {number(course.best)} to {number(course.now)}, and stays there"
-        elif course.is_stuck(history) and history.growth > self._growth:
-            level = course.chance_level
-            message = (
-                f"the loss stays at {number(course.now)}; that of the untrained model is {number(course.untrained)}"
-            )
-        else:
+        harm = harm_of(history, course, self._lost, self._growth)
+        if harm is None or (harm.is_stuck and history.step < history.facts.warmup + _LEARNS * history.facts.steps):
             return None
         evidence = {"loss": course.now, "untrained_loss": course.untrained, "best_loss": course.best}
-        evidence |= {"highest_loss": course.peak, "growth_of_weights": history.growth}
+        evidence |= {"scatter": course.scatter, "growth_of_weights": history.growth}
         remedy = f"optimizer.lr={number(history.facts.lr / 3)}, or schedule.warmup=10%"
-        return Finding(self.kind, history.step, course.since(level), message, evidence, 0.8, remedy)
+        return Finding(self.kind, history.step, harm.since, harm.message, evidence, 0.8, remedy)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What an LR that is too high has done to the loss.
+
+    Args:
+        message: what it is, as in a finding.
+        since: the first step that shows it.
+        is_stuck: whether the model has learned nothing.
+    """
+
+    message: str
+    since: int
+    is_stuck: bool = False
+
+
+def harm_of(history: History, course: Course, lost: float = 0.2, growth: float = 1.3) -> Harm | None:
+    """Return what an LR that is too high has done to the loss; None: nothing.
+
+    - Stuck: the loss is that of the untrained model, although the weights have grown. (At an LR that is too low they
+      hardly change.)
+    - Lost: the loss has risen again by a share of what it had gained, and stays there. Training at a fitting LR does
+      not lose what it has learned.
+    - Saturated: the weights have grown a lot and the gradients have shrunk more than the loss, which is still more than
+      half of the untrained one. Where a model learns, gradients shrink because the loss does.
+    - Jumps: at an LR that will not decay, the losses of batches are as far apart as the loss is high, and that is a
+      tenth of the untrained loss. Noise of the examples alone makes the loss high, but its batches alike; and if what
+      jumps is next to nothing, the run is good.
+
+    Args:
+        history: of the run.
+        course: of its loss.
+        lost: that share.
+        growth: how many times the norm of the weights of a group must have grown, where it is measured.
+    """
+    if not course.is_flat or not course.low < np.inf or history.growth < growth or course.is_wild(history):
+        return None
+    now, scale = number(course.now), course.scale
+    if course.is_stuck(history):
+        if not (course.has_risen or history.growth >= growth):
+            return None  # not measured: the LR may be too low as well
+        message = f"the loss stays at {now}; that of the untrained model is {number(course.untrained)}"
+        return Harm(message, course.since(course.chance_level), True)
+    level = course.best + lost * course.improvement
+    if course.improvement > max(0.15 * scale, 2 * course.doubt) and course.low > level:
+        return Harm(f"the loss rose from {number(course.best)} to {now}, and stays there", course.since(level))
+    if history.step < history.facts.warmup + _LEARNS * history.facts.steps:
+        return None
+    loss, gradient = course.low / max(course.untrained, 1e-12), _shrinkage(history, course.width)
+    if history.growth > _SATURATED and 0.5 < loss and gradient < 0.7 * loss:
+        message = (
+            f"the weights have grown {history.growth:.1f}-fold and the gradients are {gradient:.0%} of those at the start,"
+            f" but the loss is {now}, and that of the untrained model {number(course.untrained)}"
+        )
+        return Harm(message, int(_LEARNS * history.facts.steps))
+    if history.facts.decays or not history.is_at_peak(2 * course.width):
+        return None
+    jumps = course.scatter >= max(0.1 * scale, 0.5 * course.now) and course.low >= 0.1 * scale
+    if jumps and not gradient_correlation(history) > _ALIKE:
+        message = f"half of the last losses are {number(course.scatter)} apart, at a level of {now}"
+        return Harm(message, history.step - 2 * course.width)
+    return None
+
+
+def _shrinkage(history: History, width: int) -> float:
+    """Return the median gradient norm of the last steps, relative to the first; NaN: unknown."""
+    norms = history.bins["grad_norm"].means[:_FIRST]
+    first = float(np.median(norms)) if len(norms) else 0.0
+    return float(np.median(history.recent["grad_norm"][-2 * width :])) / first if first > 0 else float("nan")
 
 
 class Oscillating(Detector):

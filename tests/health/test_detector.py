@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,23 @@ def test_what_lasts_is_found_once_and_what_comes_back_again() -> None:
     loss = [2.0] * 100 + [0.0] * 50 + [2.0] * 50 + [0.0] * 75 + [2.0] * 25
     found = [finding.step for finding in watch.extend(block(loss))]
     assert found == [25, 300]
+
+
+def test_what_is_a_part_of_another_finding_is_not_reported_after_it() -> None:
+    class Far(Above):
+        covers = ("above",)
+
+        def judge(self, history: History) -> Finding | None:
+            loss = float(history.recent["loss"][-1])
+            return Finding(self.kind, history.step, history.step, f"{loss}") if loss > 5 else None
+
+    watch = Watch(Facts(1000), {"far": Far(), "above": Above()})
+    loss = [2.0] * 50 + [9.0] * 50 + [0.0] * 100 + [9.0] * 50 + [2.0] * 50
+    found = [(finding.kind, finding.step) for finding in watch.extend(block(loss[:150]))]
+    assert found == [("above", 25), ("far", 75)]
+    resumed = Watch(Facts(1000), watch.detectors)
+    resumed.load_state_dict(watch.state_dict())
+    assert not list(resumed.extend(replace(block(loss[150:]), first=150)))
 
 
 def test_a_resumed_run_does_not_find_again_what_it_knows() -> None:

@@ -16,21 +16,21 @@ from lrflow.schedules import Horizon
 
 
 @pytest.mark.parametrize(
-    ("words", "lr", "momentum", "warmup"),
+    ("words", "lr", "momentum", "warmup", "decays"),
     [
-        ("optimizer=adamw optimizer.lr=0.01 schedule.warmup=10%", 0.01, 0.9, 40),
-        ("optimizer=momentum optimizer.lr=0.1 optimizer.momentum=0.8 schedule=constant", 0.1, 0.8, 0),
-        ("optimizer=sgd optimizer.lr=1 schedule=step", 1.0, 0.0, 0),
-        ("optimizer=rmsprop optimizer.lr=1e-3", 1e-3, 0.0, 20),
-        ("optimizer=adagrad optimizer.lr=0.01", 0.01, None, 20),
+        ("optimizer=adamw optimizer.lr=0.01 schedule.warmup=10%", 0.01, 0.9, 40, True),
+        ("optimizer=momentum optimizer.lr=0.1 optimizer.momentum=0.8 schedule=constant", 0.1, 0.8, 0, False),
+        ("optimizer=sgd optimizer.lr=1 schedule=step", 1.0, 0.0, 0, True),
+        ("optimizer=rmsprop optimizer.lr=1e-3", 1e-3, 0.0, 20, True),
+        ("optimizer=adagrad optimizer.lr=0.01", 0.01, None, 20, True),
     ],
 )
-def test_facts(words: str, lr: float, momentum: float | None, warmup: int) -> None:
+def test_facts(words: str, lr: float, momentum: float | None, warmup: int, decays: bool) -> None:
     config = compose(words.split())
     groups = resolve(nn.Linear(4, 4), [Rule("all", match="*")], lr=config.optimizer.lr)
     facts = facts_of(config, Plan.compile(groups, build_schedule(config), Horizon(400, 20)))
     assert (facts.lr, facts.momentum) == (lr, pytest.approx(math.nan if momentum is None else momentum, nan_ok=True))
     assert abs(facts.warmup - warmup) <= 2
-    assert (facts.steps, facts.groups) == (400, ("all",))
+    assert (facts.steps, facts.groups, facts.decays) == (400, ("all",), decays)
     assert facts.metric is not None
     assert facts.metric.name == "val/loss"

@@ -29,6 +29,7 @@ def run(
     steps: int = STEPS,
     validations: dict[int, float] | None = None,
     sharpness: float | None = None,
+    grad_norm: np.ndarray | None = None,
     **facts: Any,
 ) -> History:
     """A history with this loss and LR, and a cosine between updates that is measured at two of 50 steps."""
@@ -37,7 +38,9 @@ def run(
     norms = None if cosine is None else GroupNorms(rows, one, one, one, np.where(rows % 50, cosine, np.nan))
     lr = (np.ones(STEPS) if rates is None else rates)[:steps, None] * 1e-3
     history = History(Facts(STEPS, lr=1e-3, **facts))
-    history.extend(Block(0, loss[:steps], loss[:steps], np.ones(steps), lr, lr, norms=norms))
+    history.extend(
+        Block(0, loss[:steps], (loss if grad_norm is None else grad_norm)[:steps], np.ones(steps), lr, lr, norms=norms)
+    )
     for step, value in (validations or {}).items():
         history.add_validation(step, {"val/loss": value, "val/accuracy": 1 - value})
     if sharpness is not None:
@@ -142,13 +145,20 @@ def test_overfitting_names_a_higher_weight_decay() -> None:
 
 STUCK = np.array([1.0, 0.3, 0.301, 0.3005, 0.302, 0.3, 0.3015])
 FLOOR = np.maximum(2.3 - T / 50, 0.3) + NOISE
+FADES = np.where(T < 100, 1.0, 0.01)
 
 
 @pytest.mark.parametrize(
     ("history", "remedy"),
     [
         (lambda: validated(STUCK, FLOOR, steps=700), "schedule=cosine, or callbacks=early_stopping"),
-        (lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE), "callbacks=early_stopping"),
+        (lambda: validated(STUCK, FLOOR, steps=700, rates=0.5 + COSINE / 2), "schedule=cosine"),
+        (lambda: validated(STUCK, FLOOR, steps=700, sharpness=0.02, cosine=0.6), "optimizer.lr=0.01"),
+        (lambda: validated(STUCK, FLOOR, steps=700, sharpness=0.9, cosine=0.6), "schedule=cosine"),
+        (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES), "optimizer.lr=0.003"),
+        (lambda: validated(STUCK, FLOOR, steps=700, grad_norm=FADES), None),
+        (lambda: validated(STUCK, FLOOR - 0.2, steps=700), None),
+        (lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE), None),
         (lambda: validated(STUCK, FLOOR, steps=700, cosine=0.6), "optimizer.lr=0.003"),
         (lambda: validated(STUCK, FLOOR, steps=700, metric=Metric("val/accuracy", "max")), "schedule=cosine"),
         (lambda: run(FLOOR, steps=650), "schedule=cosine"),
@@ -163,7 +173,8 @@ FLOOR = np.maximum(2.3 - T / 50, 0.3) + NOISE
         (lambda: run(CURVE, steps=100), None),
     ],
     ids=[
-        "converged", "the LR has decayed", "flat region", "more is better", "no validations", "not for long",
+        "plateau", "the LR has decayed a little", "low curvature", "high curvature", "saddle", "the gradients are gone",
+        "the loss is at its floor", "the schedule is nearly over", "flat region", "more is better", "no validations", "not for long",
         "nearly over", "falls", "overfits", "never improved", "no metric", "soon after the warmup", "not finite",
         "a few steps",
     ],

@@ -29,13 +29,20 @@ def test_spiking(loss: np.ndarray, grad_norm: np.ndarray | float, since: int | N
     assert (finding and finding.since) == since
 
 
-HUMP = np.where((STEPS > 40) & (STEPS < 120), 4.0, FALLS)
+HUMP = np.where((STEPS > 40) & (STEPS < 160), 4.0, FALLS)
+SHORT = np.where((STEPS > 40) & (STEPS < 100), 4.0, FALLS)
 
 
 @pytest.mark.parametrize(
     ("loss", "warmup", "found"),
-    [(FALLS, 40, False), (HUMP, 40, True), (HUMP, 0, False), (np.where(STEPS == 45, 4.0, FALLS), 40, False)],
-    ids=["falls", "hump", "no warmup", "spike"],
+    [
+        (FALLS, 40, False),
+        (HUMP, 40, True),
+        (HUMP, 0, False),
+        (SHORT, 40, False),
+        (np.where(STEPS == 45, 4.0, FALLS), 40, False),
+    ],
+    ids=["falls", "hump", "no warmup", "costs nothing", "spike"],
 )
 def test_warmup_too_short(loss: np.ndarray, warmup: int, found: bool) -> None:
     finding = judged(WarmupTooShort(), "warmup_too_short", history(loss, warmup=warmup))
