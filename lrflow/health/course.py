@@ -77,7 +77,7 @@ class Course:
 
     @property
     def has_risen(self) -> bool:
-        """Whether the loss was above the untrained one, by 5% and by more than chance, in most of a tenth of the run."""
+        """Whether the loss was above the untrained one, by 5% and more than chance, in most of a tenth of the run."""
         return self.peak > self.untrained + max(0.05 * self.scale, 2 * self.doubt)
 
     def since(self, level: float) -> int:

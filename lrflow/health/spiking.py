@@ -72,7 +72,8 @@ class Spiking(Detector):
 class WarmupTooShort(Detector):
     """Finds a loss that rose at the end of the warmup and needed a quarter of the run to come back.
 
-    What comes back sooner costs nothing: such runs end as well as others.
+    What comes back sooner costs nothing: such runs end as well as others. And it comes back at an LR near the peak:
+    where only a lower LR brings it back, no warmup would have helped.
 
     Where the sharpness is measured, it also finds an LR that is above the stability bound at the end of the warmup and
     below it later, at the same LR.
@@ -110,6 +111,9 @@ class WarmupTooShort(Detector):
         needed = int(above.max(initial=warmup)) - warmup
         if needed < max(0.25 * history.facts.steps, warmup):
             return None
+        rates = history.bins["lr"]
+        if np.interp(warmup + needed, rates.steps, rates.means) < 0.75 * history.facts.lr:
+            return None  # it came back because the LR had decayed
         message = f"the loss rose from {number(before)} to {number(top)}, and came back after {needed:,} steps"
         return self._found(history, warmup, message, {"loss": before, "highest_loss": top})
 

@@ -100,10 +100,10 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
     if history.step < history.facts.warmup + _LEARNS * history.facts.steps:
         return None
     loss, gradient = course.low / max(course.untrained, 1e-12), _shrinkage(history, course.width)
-    if history.growth > _SATURATED and 0.5 < loss and gradient < 0.7 * loss:
+    if history.growth > _SATURATED and loss > 0.5 and gradient < 0.7 * loss:
         message = (
-            f"the weights have grown {history.growth:.1f}-fold and the gradients are {gradient:.0%} of those at the start,"
-            f" but the loss is {now}, and that of the untrained model {number(course.untrained)}"
+            f"the weights have grown {history.growth:.1f}-fold, and the gradients are {gradient:.0%} of those at the"
+            f" start, but the loss is {now}, and that of the untrained model {number(course.untrained)}"
         )
         return Harm(message, int(_LEARNS * history.facts.steps))
     if history.facts.decays or not history.is_at_peak(2 * course.width):

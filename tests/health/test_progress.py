@@ -174,8 +174,9 @@ FADES = np.where(T < 100, 1.0, 0.01)
     ],
     ids=[
         "plateau", "the LR has decayed a little", "low curvature", "high curvature", "saddle", "the gradients are gone",
-        "the loss is at its floor", "the schedule is nearly over", "flat region", "more is better", "no validations", "not for long",
-        "nearly over", "falls", "overfits", "never improved", "no metric", "soon after the warmup", "not finite",
+        "the loss is at its floor", "the schedule is nearly over", "flat region", "more is better", "no validations",
+        "not for long", "nearly over", "falls", "overfits", "never improved", "no metric", "soon after the warmup",
+        "not finite",
         "a few steps",
     ],
 )  # fmt: skip

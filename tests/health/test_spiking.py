@@ -34,18 +34,19 @@ SHORT = np.where((STEPS > 40) & (STEPS < 100), 4.0, FALLS)
 
 
 @pytest.mark.parametrize(
-    ("loss", "warmup", "found"),
+    ("loss", "warmup", "lr", "found"),
     [
-        (FALLS, 40, False),
-        (HUMP, 40, True),
-        (HUMP, 0, False),
-        (SHORT, 40, False),
-        (np.where(STEPS == 45, 4.0, FALLS), 40, False),
+        (FALLS, 40, 0.3, False),
+        (HUMP, 40, 0.3, True),
+        (HUMP, 0, 0.3, False),
+        (SHORT, 40, 0.3, False),
+        (HUMP, 40, np.where(STEPS < 130, 0.3, 0.1), False),
+        (np.where(STEPS == 45, 4.0, FALLS), 40, 0.3, False),
     ],
-    ids=["falls", "hump", "no warmup", "costs nothing", "spike"],
+    ids=["falls", "hump", "no warmup", "costs nothing", "until the LR decays", "spike"],
 )
-def test_warmup_too_short(loss: np.ndarray, warmup: int, found: bool) -> None:
-    finding = judged(WarmupTooShort(), "warmup_too_short", history(loss, warmup=warmup))
+def test_warmup_too_short(loss: np.ndarray, warmup: int, lr: np.ndarray | float, found: bool) -> None:
+    finding = judged(WarmupTooShort(), "warmup_too_short", history(loss, lr=lr, warmup=warmup))
     assert (finding is not None) is found
     assert finding is None or finding.remedy.startswith("schedule.warmup=30%")
 
