@@ -210,6 +210,13 @@ PROBLEMS = (
         runs={"cosine": 1, "constant": 1},
     ),
     Problem(
+        "acrobot", "Acrobot, PPO, Adam", False,
+        "recipe=rl_ppo data.env_id=Acrobot-v1 model.env_id=Acrobot-v1 model.normalize_observations=true"
+        " data.normalize_rewards=true trainer.max_samples=40_960 data.num_envs=8 data.val_episodes=5"
+        " data.test_episodes=2 trainer.val_every=10%", 640, -5, 0,
+        runs={"linear": 2}, metric="val/return", maximum=True,
+    ),
+    Problem(
         "ppo", "CartPole, PPO, Adam", True,
         "recipe=rl_ppo trainer.max_samples=20_480 data.val_episodes=5 data.test_episodes=2 trainer.val_every=10%",
         640, -5, 0,

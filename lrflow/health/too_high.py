@@ -16,7 +16,9 @@ from lrflow.health.history import History
 from lrflow.health.progress import gradient_correlation
 
 _LEARNS = 0.25  # share of the run after which a model has begun to learn
+_MOVED = 1.5  # growth of the weights of a group that has moved far
 _SATURATED = 2.5  # growth of the weights of a group from which on its gradients may vanish
+_VALIDATIONS = 3  # last ones, none of which is good
 _FIRST = 5  # means of the gradient norm, of 256 in the run, that are those of the start
 _ALIKE = 0.05  # correlation of consecutive gradients from which on the order of the examples may make the loss jump
 
@@ -34,12 +36,14 @@ class TooHigh(Detector):
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
     covers: ClassVar[tuple[str, ...]] = ("plateau",)
 
-    def __init__(self, lost: float = 0.2, growth: float = 1.5, action: OwnResponse | None = None) -> None:
+    def __init__(self, lost: float = 0.2, growth: float = _MOVED, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._lost, self._growth = lost, growth
 
     def judge(self, history: History) -> Finding | None:
         """Return the finding if the loss is stuck, lost, or jumps."""
+        if not history.facts.losses:
+            return self._judge_metric(history)
         course = Course.of(history)
         if course is None or course.has_risen:
             return None  # that is `diverging`
@@ -48,8 +52,29 @@ class TooHigh(Detector):
             return None
         evidence = {"loss": course.now, "untrained_loss": course.untrained, "best_loss": course.best}
         evidence |= {"scatter": course.scatter, "growth_of_weights": history.growth}
+        return self._found(history, harm.since, harm.message, evidence)
+
+    def _judge_metric(self, history: History) -> Finding | None:
+        """Return the finding if the weights have grown a lot, but the metric is nearer to its worst than to its best.
+
+        The loss of a policy gradient says nothing.
+        """
+        metric = history.facts.metric
+        steps, values = history.series(metric.name) if metric else (np.zeros(0), np.zeros(0))
+        if metric is None or len(values) < _VALIDATIONS or not history.growth > _SATURATED:
+            return None
+        costs = values * metric.sign
+        now = costs[-_VALIDATIONS:].min()
+        if history.step < _LEARNS * history.facts.steps or now < (costs.min() + costs.max()) / 2:
+            return None
+        last = float(values[-1])
+        message = f"the weights have grown {history.growth:.1f}-fold, but {metric.name} is {number(last)}"
+        evidence = {"metric": last, "growth_of_weights": history.growth}
+        return self._found(history, int(steps[-_VALIDATIONS]), message, evidence)
+
+    def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
         remedy = f"optimizer.lr={number(history.facts.lr / 3)}, or schedule.warmup=10%"
-        return Finding(self.kind, history.step, harm.since, harm.message, evidence, 0.8, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, 0.8, remedy)
 
 
 @dataclass(frozen=True)
@@ -76,9 +101,12 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
       not lose what it has learned.
     - Saturated: the weights have grown a lot and the gradients have shrunk more than the loss, which is still more than
       half of the untrained one. Where a model learns, gradients shrink because the loss does.
-    - Jumps: at an LR that will not decay, the losses of batches are as far apart as the loss is high, and that is a
-      tenth of the untrained loss. Noise of the examples alone makes the loss high, but its batches alike; and if what
-      jumps is next to nothing, the run is good.
+    - Stalled: at an LR that will not decay, the loss has not fallen for 40% of the steps, although the weights have
+      moved far. Where it is as low as it can be, the weights stay where they are.
+    - Jumps: at such an LR, the losses of batches are as far apart as half of the loss. Noise of the examples makes the
+      loss high, but its batches alike.
+
+    A loss that is stalled or jumps at less than a tenth of the untrained one is good.
 
     Args:
         history: of the run.
@@ -108,7 +136,16 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
         return Harm(message, int(_LEARNS * history.facts.steps))
     if history.facts.decays or not history.is_at_peak(2 * course.width):
         return None
-    jumps = course.scatter >= max(0.1 * scale, 0.5 * course.now) and course.low >= 0.1 * scale
+    if course.low < 0.1 * scale:
+        return None
+    if history.growth >= _MOVED and 2 * history.step >= history.facts.steps:
+        is_early = course.steps <= 0.6 * history.step
+        best_early, best_late = (course.levels[some].min(initial=np.inf) for some in (is_early, ~is_early))
+        if best_late > best_early - 0.02 * course.improvement:
+            since = int(course.steps[is_early][course.levels[is_early].argmin()])
+            message = f"the loss has not fallen for {history.step - since:,} steps, and is {now} at the peak LR"
+            return Harm(message, since)
+    jumps = course.scatter >= max(0.1 * scale, 0.5 * course.now)
     if jumps and not gradient_correlation(history) > _ALIKE:
         message = f"half of the last losses are {number(course.scatter)} apart, at a level of {now}"
         return Harm(message, history.step - 2 * course.width)
