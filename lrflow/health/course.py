@@ -9,6 +9,9 @@ import numpy as np
 
 from lrflow.health.history import WINDOW, Bins, History
 
+OVERFLOW = 3.0
+"""How many times the untrained loss a loss reaches only because of the LR."""
+
 _LEAST = 10  # steps of a level
 _UNTRAINED = 8  # most steps of a warmup whose losses are those of the untrained model
 
@@ -67,9 +70,10 @@ class Course:
         return self.untrained - max(0.1 * self.scale, self.doubt)
 
     def is_wild(self, history: History) -> bool:
-        """Whether the loss still jumps, so that an LR that decays may catch it."""
-        jumps = self.scatter > 0.3 * self.scale and not history.growth > 5
-        return jumps and not (history.step >= 0.3 * history.facts.steps and history.is_at_peak(2 * self.width))
+        """Whether the loss still jumps, so that an LR that decays may catch it, in the first 60% of the run."""
+        is_caught = history.step >= 0.3 * history.facts.steps and history.is_at_peak(2 * self.width)
+        is_late = history.step >= 0.6 * history.facts.steps
+        return self.scatter > 0.3 * self.scale and not (history.growth > 5 or is_caught or is_late)
 
     def is_stuck(self, history: History) -> bool:
         """Whether the loss is at least that of the untrained model, and does not fall."""
@@ -79,6 +83,11 @@ class Course:
     def has_risen(self) -> bool:
         """Whether the loss was above the untrained one, by 5% and more than chance, in most of a tenth of the run."""
         return self.peak > self.untrained + max(0.05 * self.scale, 2 * self.doubt)
+
+    @property
+    def has_exploded(self) -> bool:
+        """Whether the loss was so high for a tenth of the run that not even sorted examples make it so."""
+        return self.peak > self.untrained + (OVERFLOW - 1) * abs(self.untrained)
 
     def since(self, level: float) -> int:
         """Return the first step after which the loss stays above a level, as far as its levels tell."""

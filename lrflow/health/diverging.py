@@ -9,24 +9,24 @@ import numpy as np
 from lrflow.config.health_schema import OwnResponse, Response
 from lrflow.display import number
 from lrflow.finding import Finding
-from lrflow.health.course import Course
+from lrflow.health.course import OVERFLOW, Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
 from lrflow.health.too_high import harm_of
 
 _LAST = 5  # finite losses before one that is not finite
-_OVERFLOW = 3.0  # how many times the untrained loss they reach if the LR is the reason
 
 
 class Diverging(Detector):
     """Finds a loss that was above that of the untrained model for a tenth of the run, and has not recovered.
 
-    It has not if it is stuck, lost, or jumps, as in `harm_of`.
-    A loss also rises above it if the examples come sorted; then the weights hardly grow, and it is not found. A loss
-    that is not finite has diverged if the losses just before it were too high already; else the data may be the reason.
+    It has not if it shows what `harm_of` looks for. A loss also rises above it if the examples come sorted; then the
+    weights hardly grow, and it is not found. A loss that is not finite has diverged if the losses just before it were
+    too high already; else the data may be the reason.
 
     Args:
-        growth: how many times the norm of the weights of a group must have grown, where it is measured.
+        growth: how many times the norm of the weights of a group must have grown, where it is measured, unless the
+            loss was three times the untrained one.
         action: as in `Detector`.
     """
 
@@ -46,7 +46,7 @@ class Diverging(Detector):
         course = Course.of(history)
         if course is None or not course.has_risen:
             return None
-        harm = harm_of(history, course, growth=self._growth)
+        harm = harm_of(history, course, growth=0.0 if course.has_exploded else self._growth)
         if harm is None:
             return None
         since = harm.since if harm.is_stuck else int(course.rose)
@@ -55,7 +55,7 @@ class Diverging(Detector):
     def _judge_overflow(self, history: History) -> Finding | None:
         is_finite = np.isfinite(history.recent["loss"])
         last, first = history.recent["loss"][is_finite][-_LAST:], history.first[np.isfinite(history.first)]
-        if not len(last) or not len(first) or last.max() < first[0] + (_OVERFLOW - 1) * abs(first[0]):
+        if not len(last) or not len(first) or last.max() < first[0] + (OVERFLOW - 1) * abs(first[0]):
             return None
         since = int(history.recent_steps[is_finite][-len(last)])
         return self._found(history, since, float(first[0]), float(last.max()), float("nan"))

@@ -16,17 +16,22 @@ from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss
 
 _ALIKE = 0.2  # correlation of gradients from which on they are alike
 _LEAST = 3  # measurements or validations from which anything is concluded
+_STILL = 0.1  # distance that all updates of the run together can move the weights, as a share of their norm
 _LAST = 9  # measurements whose median is the correlation of now
 _SECTIONS = 3  # parts of the run so far, of equal sums of LRs, whose losses show whether it falls in a straight line
 
 
 class TooLow(Detector):
-    """Finds an LR that is far too low: the model moves in a straight line, and the loss falls in one.
+    """Finds an LR that is far too low: the model moves in a straight line, or hardly, and the loss falls in one.
 
     Where steps are tiny, consecutive gradients are alike, as far as the noise of batches lets them be. At a fitting LR
     the weights soon reach a region where only noise is left, or cross a valley, and gradients are no longer alike. That
     they are alike is also true of a run that has converged without noise, but there the loss no longer falls, and of
     examples in the order of their classes, but there the loss swings.
+
+    Where the noise of batches hides that gradients are alike, the length of the updates shows it: if all of the run
+    together cannot move the weights by a tenth of their norm, nothing is learned. That alone has to do where the
+    loss says nothing.
 
     The remedy extrapolates the straight line: at that LR half of the loss would be gone after a twentieth of the run.
 
@@ -53,11 +58,14 @@ class TooLow(Detector):
 
     def judge(self, history: History) -> Finding | None:
         """Return the finding if gradients are alike, and the loss falls in a straight line or not noticeably."""
-        facts = history.facts
-        if facts.estimates or not facts.losses or history.step < facts.warmup + 0.1 * facts.steps:
+        facts, path = history.facts, _path(history)
+        if facts.estimates or history.step < facts.warmup + 0.1 * facts.steps:
             return None
+        moves = f"all updates of the run together would move the weights by only {path:.1%} of their norm"
+        if not facts.losses:
+            return self._found(history, 0, moves, 0.5 / path, {"path": path}) if 0 < path < _STILL else None
         correlation = gradient_correlation(history)
-        if not correlation >= self._correlation:
+        if not (correlation >= self._correlation or path < _STILL):
             return None
         fall = Fall.of(history)
         if fall is None or not fall.is_straight(self._straightness):
@@ -65,15 +73,18 @@ class TooLow(Detector):
         factor = fall.factor(history)
         if factor < self._factor:
             return None
-        message = (
-            f"consecutive gradients are alike, with a correlation of {correlation:.2f}, and the loss has fallen by"
-            f" only {max(fall.share, 0.0):.1%}, in a straight line"
-        )
+        evidence = {"correlation": correlation, "path": path, "fall": fall.share, "factor": factor}
+        falls = f"the loss has fallen by only {max(fall.share, 0.0):.1%}, in a straight line"
+        if not correlation >= self._correlation:
+            return self._found(history, 0, f"{moves}, and {falls}", factor, evidence)
         steps, values = _correlations(history)
         differ = np.flatnonzero(values < 0.5 * self._correlation)
         since = int(steps[min(differ[-1] + 1, len(steps) - 1)] if len(differ) else steps[0])
-        evidence = {"correlation": correlation, "fall": fall.share, "factor": factor}
-        remedy = f"optimizer.lr={float(f'{facts.lr * factor:.1g}'):g}, or task=find"
+        alike = f"consecutive gradients are alike, with a correlation of {correlation:.2f}"
+        return self._found(history, since, f"{alike}, and {falls}", factor, evidence)
+
+    def _found(self, history: History, since: int, message: str, factor: float, evidence: dict[str, float]) -> Finding:
+        remedy = f"optimizer.lr={float(f'{history.facts.lr * min(factor, 1000.0):.1g}'):g}, or task=find"
         return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)
 
 
@@ -266,6 +277,18 @@ class Fall:
             scatter=scatter,
             rates=float(rates.sum()) * (1 - 1 / _SECTIONS),
         )
+
+
+def _path(history: History) -> float:
+    """Return how far the updates of the planned run move the weights at most, as a share of their norm; NaN: unknown.
+
+    Those at less than half the peak LR do not count, since others are longer.
+    """
+    weight, update = (np.linalg.norm(history.norms[name], axis=1) for name in ("weight", "update"))
+    some = (weight > 0) & (history.rates.max(axis=1, initial=0.0) >= 0.5 * history.facts.lr)
+    if some.sum() < 2 * _LEAST:
+        return float("nan")
+    return float(np.mean(update[some] / weight[some]) * history.facts.steps)
 
 
 def gradient_correlation(history: History) -> float:

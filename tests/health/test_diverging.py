@@ -22,11 +22,13 @@ WILD = np.where(STEPS < 10, 2.3, np.where(STEPS % 3, 9.0, 3.0))
         (2.3 + 0 * STEPS, 5.0, 0.3, None),
         (JUMPS, 5.0, 0.3, 200),
         (JUMPS, None, 0.3, 200),
-        (JUMPS, 1.05, 0.3, None),
+        (JUMPS, 1.05, 0.3, 200),
+        (JUMPS / 1.8 * (STEPS >= 200) + FALLS * (STEPS < 200), 1.05, 0.3, None),
         (np.where(STEPS == 200, 100.0, FALLS), 5.0, 0.3, None),
         (2.3 * np.exp(STEPS / 100), 5.0, 0.3, 0),
         (np.where(STEPS < 20, 2.3, 20 * np.exp(-STEPS / 100)), 5.0, 0.3, None),
-        (WILD, None, COSINE, None),
+        (WILD, None, COSINE, 0),
+        (WILD[:200], None, COSINE[:200], None),
         (WILD, None, 0.3, 0),
         (np.where(STEPS < 300, FALLS, np.nan), 5.0, 0.3, None),
         (np.where(STEPS < 10, 2.3 * 3.0**STEPS, np.nan)[:20], 5.0, 0.3, 5),
@@ -36,10 +38,12 @@ WILD = np.where(STEPS < 10, 2.3, np.where(STEPS % 3, 9.0, 3.0))
         "stays",
         "jumps",
         "no norms",
+        "explodes",
         "sorted",
         "spike",
         "rises",
         "returns",
+        "wild, nearly over",
         "wild, decays",
         "wild",
         "nan",
@@ -47,7 +51,7 @@ WILD = np.where(STEPS < 10, 2.3, np.where(STEPS % 3, 9.0, 3.0))
     ],
 )
 def test_judge(loss: np.ndarray, growth: float | None, lr: np.ndarray | float, since: int | None) -> None:
-    finding = judged(Diverging(), "diverging", history(loss, growth, lr))
+    finding = judged(Diverging(), "diverging", history(loss, growth, lr, steps=len(STEPS)))
     if since is None:
         assert finding is None
     else:
