@@ -85,7 +85,7 @@ class TooLow(Detector):
 
     def _found(self, history: History, since: int, message: str, factor: float, evidence: dict[str, float]) -> Finding:
         remedy = f"optimizer.lr={float(f'{history.facts.lr * min(factor, 1000.0):.1g}'):g}, or task=find"
-        return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, 0.92, remedy)
 
 
 class Plateau(Detector):
@@ -196,7 +196,7 @@ class Overfitting(Detector):
         remedy = "callbacks=early_stopping"
         if history.facts.weight_decay:
             remedy += f", or optimizer.weight_decay={3 * history.facts.weight_decay:g}"
-        return Finding(self.kind, history.step, int(steps[best]), message, evidence, 0.9, remedy)
+        return Finding(self.kind, history.step, int(steps[best]), message, evidence, 0.97, remedy)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class WarmupTooShort(Detector):
         if needed < max(0.25 * history.facts.steps, warmup):
             return None
         rates = history.bins["lr"]
-        if np.interp(warmup + needed, rates.steps, rates.means) < 0.75 * history.facts.lr:
+        if np.interp(warmup + needed, rates.steps, rates.means) < 0.9 * history.facts.lr:
             return None  # it came back because the LR had decayed
         message = f"the loss rose from {number(before)} to {number(top)}, and came back after {needed:,} steps"
         return self._found(history, warmup, message, {"loss": before, "highest_loss": top})

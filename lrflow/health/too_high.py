@@ -74,7 +74,7 @@ class TooHigh(Detector):
 
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
         remedy = f"optimizer.lr={number(history.facts.lr / 3)}, or schedule.warmup=10%"
-        return Finding(self.kind, history.step, since, message, evidence, 0.8, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, 0.97, remedy)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Oscillating(Detector):
         message = f"half of the last losses are {number(scatter)} apart, at a level of {number(course.now)}"
         evidence = {"loss": course.now, "scatter": scatter, "correlation": correlation}
         remedy = f"schedule=cosine, or optimizer.lr={number(history.facts.lr / 3)}"
-        return Finding(self.kind, history.step, history.step - 2 * course.width, message, evidence, 0.3, remedy)
+        return Finding(self.kind, history.step, history.step - 2 * course.width, message, evidence, None, remedy)
 
 
 def _correlation(values: np.ndarray) -> float:
