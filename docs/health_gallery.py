@@ -78,7 +78,7 @@ CASES = (
         "too_high",
         "The LR is too high",
         "The first steps throw the weights far away, and the loss stays at that of a network that knows nothing.",
-        "data=digits model=mlp model.norm=false optimizer=adamw optimizer.lr=0.5 schedule=constant",
+        "data=digits model=mlp model.norm=false optimizer=adamw optimizer.lr=0.2 schedule=constant",
         "optimizer.lr=0.003",
         "At the default LR of this optimizer, the model learns",
     ),
