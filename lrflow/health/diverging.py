@@ -33,7 +33,7 @@ class Diverging(Detector):
     reads_validations: ClassVar[bool] = False
     diverges: ClassVar[bool] = True
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
-    covers: ClassVar[tuple[str, ...]] = ("too_high", "plateau")
+    covers: ClassVar[tuple[str, ...]] = ("too_high",)
 
     def __init__(self, growth: float = 1.3, action: OwnResponse | None = None) -> None:
         super().__init__(action)

@@ -34,7 +34,7 @@ class TooHigh(Detector):
 
     reads_validations: ClassVar[bool] = False
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
-    covers: ClassVar[tuple[str, ...]] = ("plateau",)
+    covers: ClassVar[tuple[str, ...]] = ("too_high",)
 
     def __init__(self, lost: float = 0.2, growth: float = _MOVED, action: OwnResponse | None = None) -> None:
         super().__init__(action)

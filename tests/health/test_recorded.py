@@ -11,7 +11,6 @@ import pytest
 
 from lrflow.health import Diverging, Facts, Overfitting, Plateau, TooHigh, TooLow, WarmupTooShort
 from lrflow.health.detector import Watch
-from lrflow.health.history import cut
 from lrflow.metric import Metric
 from lrflow.training import Block
 from lrflow.training.group_norms import GroupNorms
@@ -43,9 +42,9 @@ def kinds(run: dict[str, Any]) -> list[str]:
         "plateau": Plateau(),
     }
     watch, found = Watch(facts, detectors), []
-    parts = cut(block, run["validated"])
-    for part, step, value in zip(parts, run["validated"], run["validation"], strict=True):
-        found += [finding.kind for finding in watch.extend(part)]
+    edges = [0, *run["validated"]]
+    for start, step, value in zip(edges, run["validated"], run["validation"], strict=False):
+        found += [finding.kind for finding in watch.extend(block.part(start, step))]
         found += [finding.kind for finding in watch.add_validation(step, {"val/loss": value})]
     return found
 
