@@ -117,8 +117,8 @@ CASES = (
     Case(
         "plateau",
         "The validation loss is on a plateau",
-        "The model learns within one epoch, and then its validation loss does not improve for half of the run, since the "
-        "steps are too large for what is left to learn. In the end the loss rises as well, found as `too_high`.",
+        "The model learns within one epoch, and then its validation loss does not improve for half of the run, since "
+        "the steps are too large for what is left to learn. In the end the loss rises as well, found as `too_high`.",
         "data=digits model=mlp model.norm=false model.widths=[256,256,256] optimizer=adamw optimizer.lr=0.045"
         " schedule=flat_cosine schedule.warmup=4%",
         "optimizer.lr=0.01",
