@@ -53,7 +53,10 @@ def plot(words: Sequence[str]) -> None:
     if problems:
         raise ConfigError(problems)
     folder = folder_of(runs[0], Path(given.get("output", OUTPUT)))
-    found = {figure.name: figure for figure in figures_of(folder)}
+    names = given["figure"].split(",") if given.get("figure", "all") != "all" else None
+    found = {figure.name: figure for figure in figures_of(folder, names)}
+    if names and not found.keys() >= {*names}:
+        found = {figure.name: figure for figure in figures_of(folder)}  # a message names them all
     if "figure" not in given:
         _list(found, folder)
         return

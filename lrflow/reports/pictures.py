@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,8 +43,12 @@ class Style:
     size: float = 8.0
 
 
-def figures_of(folder: Path) -> list[Figure]:
+def figures_of(folder: Path, wanted: Collection[str] | None = None) -> list[Figure]:
     """Return the figures of a folder: those of a run, of a sweep or of a range test.
+
+    Args:
+        folder: of the run, sweep or range test.
+        wanted: names of figures; some that take long may be missing if they are not among them. None: all.
 
     Raises:
         LrflowError: the folder cannot be read.
@@ -59,7 +64,8 @@ def figures_of(folder: Path) -> list[Figure]:
         ranges = find.figures(Record.read(folder)) if (folder / "find.json").is_file() else []
         return [*run_charts.figures(Course(Run(folder))), *ranges]
     sweep = read_sweep(folder)
-    return sweep_charts.figures(sweep, [found for each in sweep.objectives if (found := analyse(sweep.by(each)))])
+    analyses = [found for each in sweep.objectives if (found := analyse(sweep.by(each)))]
+    return sweep_charts.figures(sweep, analyses, wanted)
 
 
 def draw(figure: Figure, path: Path, style: Style) -> Path:

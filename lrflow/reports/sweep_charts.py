@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lrflow.display import CURVES, MUTED, scale_of
 from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Points, Scale
@@ -14,19 +14,20 @@ from lrflow.sweeps.importance import importance, learning_curves
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
 
 
-def figures(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Figure]:
+def figures(sweep: SweepResults, analyses: Sequence[Analysis], wanted: Collection[str] | None = None) -> list[Figure]:
     """Return all figures of a sweep that it has trials for.
 
     Args:
         sweep: the results.
         analyses: of the LR, one per objective; empty: no LR was swept.
+        wanted: names; importances, which take seconds for hundreds of trials, are left out if none of them is there.
     """
     found = [_front(sweep)] if len(sweep.objectives) == 2 and sweep.ended else []
     found += [_rates(analysis, name) for name, analysis in by_figure(analyses).items()]
     found += _learning(sweep, analyses)
     for objective in sweep.objectives:
-        if shares := importance(sweep.by(objective)):
-            name = f"importance-{objective.name}" if len(sweep.objectives) > 1 else "importance"
+        name = f"importance-{objective.name}" if len(sweep.objectives) > 1 else "importance"
+        if (wanted is None or name in wanted) and (shares := importance(sweep.by(objective))):
             spec = bars(shares.shares, "share of the variance", percent=True)
             caption = f"{shares.method}, over {shares.trials} trials."
             height = 80 + 34 * len(shares.shares)
