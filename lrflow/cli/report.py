@@ -78,5 +78,8 @@ def _write(folder: Path) -> Path:
     if not is_file(folder / "config.yaml"):
         return write_sweep_page(folder)
     if Run(folder).config.get("task") == "find":
-        return write_find_page(folder)
+        try:
+            return write_find_page(folder)
+        except (FileNotFoundError, KeyError, TypeError, ValueError):  # of a batch size, or of a stability bound
+            raise LrflowError(f"{folder}: it holds no range test, and other searches have no page") from None
     return write_run_page(folder)

@@ -70,6 +70,16 @@ def test_what_cannot_be_written_is_told(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("record", [None, '{"batch_size": 64}'])
+def test_a_search_without_a_page_is_told(record: str | None, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (outputs / "found").mkdir()
+    (outputs / "found" / "config.yaml").write_text("lrflow: {choices: {task: find}}\n")
+    if record:
+        (outputs / "found" / "find.json").write_text(record)
+    assert main(["report", "found"]) == 1
+    assert "it holds no range test" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written_to_is_told(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
