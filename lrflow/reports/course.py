@@ -25,6 +25,9 @@ from lrflow.training.noise_scale import NOISE_SCALE
 
 SHOWN = 12  # groups that charts show; of more, some of all depths
 
+RESUMED = "resumed"
+"""Kind of the event that a run was resumed."""
+
 _OF_GROUPS = (
     "lr", "lr_planned", "lr_estimate", "lr_effective", "grad_norm", "weight_norm", "update_norm", "update_ratio",
 )  # fmt: skip
@@ -181,7 +184,7 @@ class Course:
             why = cooldown[0].get("reason", "")
             found.append(Event(start, "cooldown", f"the LR decays until step {end:,}{f': {why}' * bool(why)}"))
         for one in _records([environment.get("resumed")], "step"):
-            found.append(Event(int(one["step"]), "resumed", f"from {one.get('checkpoint', 'a checkpoint')}"))
+            found.append(Event(int(one["step"]), RESUMED, f"from {one.get('checkpoint', 'a checkpoint')}"))
         return sorted(found, key=lambda event: event.step)
 
     def at(self, step: int) -> str:

@@ -16,7 +16,7 @@ from lrflow.plan.table import sample_steps
 from lrflow.reports.chart_layers import thinned
 from lrflow.reports.chart_parts import Axis, Figure, Line, Points, Rule
 from lrflow.reports.charts import Part, chart
-from lrflow.reports.course import SHOWN, Course, Event
+from lrflow.reports.course import RESUMED, SHOWN, Course, Event
 from lrflow.training.machine import SAMPLES, STEPS, TOKENS
 from lrflow.training.noise_scale import NOISE_SCALE
 
@@ -28,7 +28,7 @@ LR_DECADES = 2  # below the lowest peak that a logarithmic axis shows
 STEP = Axis("optimizer step")
 
 FOUND = COLD_TO_HOT[-1]  # the colour of what monitors found
-_EVENTS = {"rollback": CURVES[5], "cooldown": CURVES[4], "feedback": CURVES[2], "resumed": MUTED}
+_EVENTS = {"rollback": CURVES[5], "cooldown": CURVES[4], "feedback": CURVES[2], RESUMED: MUTED}
 
 
 def figures(course: Course) -> list[Figure]:

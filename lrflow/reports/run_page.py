@@ -13,7 +13,7 @@ from lrflow.finding import spoken
 from lrflow.metric import is_test
 from lrflow.redaction import MASK, redact_text
 from lrflow.reports import find
-from lrflow.reports.course import Course
+from lrflow.reports.course import RESUMED, Course
 from lrflow.reports.page import Cell, Fact, Page
 from lrflow.reports.run_charts import figures
 from lrflow.reports.run_facts import command_again, environment, git_of, own_settings
@@ -80,7 +80,9 @@ def _facts(course: Course) -> list[Fact]:
     of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
     facts.append(Fact("steps", f"{course.last_step:,}{of}", epochs))
     if outcome:
-        facts.append(Fact("time", duration(outcome.seconds), f"started {run.started}" if run.started else ""))
+        resumed = any(event.kind == RESUMED for event in course.events)
+        note = f"{'resumed' if resumed else 'started'} {run.started}" if run.started else ""
+        facts.append(Fact("time since the resume" if resumed else "time", duration(outcome.seconds), note))
     elif run.started:
         facts.append(Fact("started", run.started))
     if device := run.environment.get("device"):

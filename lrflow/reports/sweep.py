@@ -219,7 +219,7 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
     columns += (["findings"] if sweep.found else []) + (["error"] if has_errors else [])
     rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
-    text = "A column's name sorts by it. Numbers link to run folders, and to pages that `lrflow report` made of them."
+    text = "A column's name sorts by it. Numbers link to run folders, or to the pages that lrflow report made."
     means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds or folds. "
     page.table("Trials", columns, rows, means * several + text, best)
     if several:

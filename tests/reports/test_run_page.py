@@ -101,6 +101,7 @@ def test_a_rollback_is_an_event_and_what_it_replaced_is_drawn(run_folder: Callab
         ["25", "feedback", "factor 0.5 at a reading of 1.4"],
         ["30", "resumed", "from checkpoints/step-0000030.ckpt"],
     ]
+    assert tiles(page)["time since the resume"][0] == "1 min 15 s"
     assert values(page, "Loss", "replaced by rollbacks") == {8: 3, 9: 7}
     heading = "Learning rate: planned and used"
     assert {*values(page, heading, "body").values()} == {0.003}
