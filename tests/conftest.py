@@ -166,7 +166,7 @@ def paged() -> None:
 @pytest.fixture(autouse=True)
 def _without_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "paged" not in request.fixturenames and (module := sys.modules.get("lrflow.tasks.run_record")):
-        monkeypatch.setattr(module, "_write_page", lambda folder: None)
+        monkeypatch.setattr(module, "_write_page", lambda folder: False)
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ from lrflow.training.block import DATA_TIME
 from lrflow.training.machine import PEAK
 from lrflow.tuning.find_record import Record
 
+LARGEST = 2**30
+"""Bytes of a metrics.csv of which a run writes a page when it ends."""
+
 _LONG = 120  # characters of a reason that stands at the top
 _BEFORE_FINDINGS = ("lr", "loss", "metric-")
 _AT_THE_END = ("throughput",)
@@ -59,9 +62,16 @@ def write_run_page(folder: Path) -> Path:
 
 
 def wants_page(folder: Path) -> bool:
-    """Return whether a run writes its page when it ends: not with report=false, and not as a job of a sweep."""
-    config = Run(folder).config
-    return bool(config) and config.get("report", True) is True and config.get(f"{META}.run_folder") is None
+    """Return whether a run writes its page when it ends: not with report=false, and not as a job of a sweep.
+
+    Raises:
+        LrflowError: reading its metrics would take too long.
+    """
+    config, metrics = Run(folder).config, RunFolder(folder).metrics
+    wants = bool(config) and config.get("report", True) is True and config.get(f"{META}.run_folder") is None
+    if wants and metrics.exists() and metrics.stat().st_size > LARGEST:
+        raise LrflowError(f"reading {metrics.name} would take minutes; lrflow report {folder} does it")
+    return wants
 
 
 def _facts(course: Course) -> list[Fact]:

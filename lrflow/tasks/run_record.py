@@ -301,8 +301,9 @@ def conclude(folder: RunFolder, outcome: Outcome, loggers: list[Logger], **facts
     finally:
         close_loggers(loggers, outcome)
         if rank() == 0:
-            _write_page(folder)
-            upload(folder)
+            upload(folder)  # before the page, during which the time of the machine may be over
+            if _write_page(folder):
+                upload(folder)
 
 
 def _record_events(folder: RunFolder, facts: Mapping[str, Any]) -> None:
@@ -317,18 +318,21 @@ def _record_events(folder: RunFolder, facts: Mapping[str, Any]) -> None:
         log.warning("%s: the changes of the LR could not be added: %s", folder.plan, error)
 
 
-def _write_page(folder: RunFolder) -> None:
-    """Write the page of a run that is no job of a sweep, from what its folder holds; that it cannot be is a warning."""
+def _write_page(folder: RunFolder) -> bool:
+    """Write the page of a run, if it has one, and return whether it was written; that it cannot be is a warning."""
     try:
         if not folder.is_written or folder.present_config != folder.config:  # a resumed run that has made no step
-            return
+            return False
         from lrflow.reports.run_page import wants_page, write_run_page  # here: jobs of sweeps do not need it
 
-        if wants_page(folder.path):
-            write_run_page(folder.path)
+        if not wants_page(folder.path):
+            return False
+        write_run_page(folder.path)
     except Exception as error:  # whatever it is, the run has ended as it has
         reason = str(error).partition("\n")[0] or type(error).__name__
         log.warning("%s: the page of the run could not be written: %s", folder.path / PAGE, reason)
+        return False
+    return True
 
 
 def print_outcome(

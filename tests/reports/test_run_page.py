@@ -13,6 +13,7 @@ import pytest
 from browser import needs_browser, shown
 from pages import cells, charts, code, curves, headings, marks, tiles
 
+from lrflow.errors import LrflowError
 from lrflow.reports.run_page import duration, wants_page, write_run_page
 from lrflow.runs import PAGE
 
@@ -221,11 +222,16 @@ def test_a_browser_draws_the_page_and_reports_nothing(run_folder: Callable[..., 
     assert np.ptp(below, axis=2).max() > 0.3  # colours, as lines have
 
 
-def test_only_a_run_of_its_own_that_wants_one_writes_a_page(run_folder: Callable[..., Path]) -> None:
+def test_only_a_run_of_its_own_that_wants_one_writes_a_page(
+    run_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = {"choices": {}, "overrides": [], "run_folder": "sweeps/1"}
     assert wants_page(run_folder("alone"))
     assert not wants_page(run_folder("without", config={"report": False}))
     assert not wants_page(run_folder("job", config={"lrflow": record}))
+    monkeypatch.setattr("lrflow.reports.run_page.LARGEST", 9)
+    with pytest.raises(LrflowError, match="lrflow report"):
+        wants_page(run_folder("large"))
 
 
 def test_durations() -> None:
