@@ -157,15 +157,25 @@ def _read(home: Path | None) -> SweepResults | None:
 
 
 def _report(sweep: SweepResults) -> None:
-    """Write and print the report of a sweep."""
+    """Write and print the report of a sweep, and show it on W&B if its runs are there."""
+    from lrflow.config import load_config
     from lrflow.reports.sweep import report
 
     out = console()
     out.print()
     try:
-        report(sweep, out, page=_wants_page(sweep))
+        analyses = report(sweep, out, page=_wants_page(sweep))
     except (LrflowError, OSError) as error:  # does not change the outcome of the sweep
         out.print(Text(f"cannot write the report of the sweep: {error}", "yellow"), soft_wrap=True)
+        return
+    try:
+        saved = load_config(sweep.runs[0].folder / "config.yaml") if sweep.runs else {}
+        if (saved.get("logger") or {}).get("wandb"):
+            from lrflow.tasks.analyze import log_sweep_to_wandb  # here, since it imports PyTorch
+
+            log_sweep_to_wandb(sweep, analyses)
+    except (LrflowError, OSError) as error:
+        out.print(Text(f"the report of the sweep is not on W&B: {error}", "yellow"), soft_wrap=True)
 
 
 def _write_page(sweep: SweepResults) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lrflow.config import Config
+from lrflow.config import Config, load_config, validate
 from lrflow.config.task_schema import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
@@ -15,6 +16,7 @@ from lrflow.loggers.dashboard import About
 from lrflow.metric import as_list
 from lrflow.reports.sweep import report
 from lrflow.runs import RunFolder
+from lrflow.sweeps.analysis import Analysis
 from lrflow.sweeps.folders import find_sweep, read_sweep
 from lrflow.sweeps.results import SweepResults, TrialResult
 from lrflow.sweeps.trial_recipe import command, write_recipe
@@ -50,13 +52,41 @@ def run(config: Config) -> dict[str, Any]:
     except OSError as error:
         raise LrflowError(f"{sweep.folder}: the results of the sweep cannot be written: {error.strerror}") from error
     for_wandb(config, sweep, as_list(task.wandb), console)
-    found: dict[str, float] = {}
-    if analyses and (best := analyses[0].curves[0]).minimum:
-        low, high = best.interval
-        found = {"lr": best.lr, "low": low, "high": high, sweep.metric: analyses[0].metric(best.cost)}
+    found = _found(sweep, analyses)
+    log_analysis(config, sweep, found)
+    return {"folder": str(sweep.folder), **found}
+
+
+def log_analysis(config: Config, sweep: SweepResults, found: Mapping[str, float]) -> None:
+    """Show the report of a sweep on dashboards, as a run in the group of its jobs.
+
+    Args:
+        config: its `logger` chooses them.
+        sweep: whose report is written.
+        found: numbers that the report found.
+    """
     about = About(sweep.folder.name, options={"task": "analyze"}, group=sweep.folder.name)
     log_task(config, RunFolder(sweep.folder), about, {f"sweep/{name}": value for name, value in found.items()})
-    return {"folder": str(sweep.folder), **found}
+
+
+def log_sweep_to_wandb(sweep: SweepResults, analyses: Sequence[Analysis]) -> None:
+    """Show the report of a sweep that has ended on W&B, if its runs are there.
+
+    Raises:
+        LrflowError: the config of its first run cannot be read, or W&B refuses the run.
+    """
+    config = validate(load_config(sweep.runs[0].folder / "config.yaml"), None)
+    if config.logger.wandb is not None:
+        only = config.logger.model_validate({"csv": False, "wandb": config.logger.wandb.model_dump()})
+        log_analysis(config.model_copy(update={"logger": only}), sweep, _found(sweep, analyses))
+
+
+def _found(sweep: SweepResults, analyses: Sequence[Analysis]) -> dict[str, float]:
+    """Return the best LR by the first objective, its interval and its value; empty: no LR was swept."""
+    if not analyses or not (best := analyses[0].curves[0]).minimum:
+        return {}
+    low, high = best.interval
+    return {"lr": best.lr, "low": low, "high": high, sweep.metric: analyses[0].metric(best.cost)}
 
 
 def _problems(task: Analyze, sweep: SweepResults) -> list[Problem]:

@@ -103,7 +103,7 @@ def log_task(
     if not folder.is_written or rank() > 0 or not any(settings.values()):
         return
     about = about or about_run(config)
-    about = replace(about, name=f"{config.task.name} {about.name}"[:LONGEST_NAME], facts=facts or {})
+    about = replace(about, name=f"{about.task} {about.name}"[:LONGEST_NAME], facts=facts or {})
     loggers = build_loggers(settings, folder.path, lambda: about)
     try:
         describe_run(loggers, folder.path)

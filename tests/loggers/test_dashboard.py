@@ -356,9 +356,11 @@ def test_jobs_of_a_sweep_are_runs_of_one_experiment(capsys: pytest.CaptureFixtur
 @pytest.mark.skipif("wandb" not in LOCAL, reason="wandb is not installed")
 def test_tasks_that_train_nothing_are_runs_too(rendered: None) -> None:
     shown = ["logger=wandb", "logger.wandb.artifacts=true", "logger.wandb.settings.silent=true"]
-    assert main(["-m", "trainer.max_steps=2", "optimizer.lr=1e-3,1e-2,1e-1"]) == 0
+    assert main(["-m", "trainer.max_steps=2", "optimizer.lr=1e-2,1e-1", *shown]) == 0
     (sweep,) = Path("outputs/sweeps").iterdir()
-    assert main(["task=analyze", *shown]) == 0
+    assert {(Logged(sweep / job).run.run_group, Logged(sweep / job).run.display_name[-2:]) for job in "01"} == {
+        (sweep.name, "01"), (sweep.name, ".1"),
+    }  # fmt: skip
     found = Logged(sweep)
     assert (found.run.display_name, found.run.job_type) == (f"analyze {sweep.name}", "analyze")
     assert found.run.run_group == sweep.name
