@@ -35,7 +35,7 @@ class Recover:
 
     - The losses before one that is not finite were usual ones: a batch is at fault. The LR stays, and batches are
       checked from the snapshot on, so that exactly those that are not finite are left out. The batch of a finite loss
-      with a gradient that is not finite is left out by its step.
+      with a gradient that is not finite is left out by its step, and gradients are checked for the rest of the run.
     - They had exploded, or the batches were checked already: the LR is at fault. It is cut, and the run returns to a
       state before the explosion; if the last rollback has led nowhere, to an earlier one than that did.
     - A spike (`suspects`): the batches in question are left out, and the LR is cut as well.
@@ -71,7 +71,7 @@ class Recover:
         again = last is not None and request.step <= last.step + self._margin
         same = last is not None and request.step == last.step
         if request.not_finite and self._skip == "batches" and onset is None and (same or not again):
-            until = request.step + 1 + self._margin
+            until = math.inf if request.gradient_only else request.step + 1 + self._margin
             return Changes(request.since, guard=until, skip=[request.step] if same or request.gradient_only else ())
         if last is not None and (request.step, request.since) == (last.step, last.since) and last.skipped:
             # The same batches fail with other weights, so the last cut was a mistake.

@@ -284,7 +284,7 @@ def _add_callbacks(
     adjustments = trainer.adjustments = make_adjustments(config, plan, branches, resumed, report)
     returns = rollback if isinstance(rollback, Rollback) else None
     checkpoints = _checkpoints(config, folder, length, groups, extra, resumed, returns)
-    watching: list[pl.Callback] = [one for one in (rollback, adjustments) if one is not None]
+    watching: list[pl.Callback] = [one for one in (rollback, adjustments) if one is not None and one is not returns]
     facts: dict[str, Any] = {"feedback": planned.feedback.history} if planned.feedback else {}
     if monitors:
         watching += [watched.findings, *monitors]
@@ -293,7 +293,8 @@ def _add_callbacks(
     facts |= {"clip": guard.record} if guard else {}
     record = partial(record_plan, config, folder, devices=trainer.world_size)
     trainer.cooldown = Cooldown(plan, branches, length, planned.recompile, extra, facts, record, report)
-    callbacks = _callbacks(config, plan, length, planned.feedback, signals, watching, console, added, checkpoints)
+    measuring = [one for one in (returns, planned.feedback, signals) if one is not None]
+    callbacks = _callbacks(config, plan, length, measuring, watching, console, added, checkpoints)
     trainer.callbacks += callbacks  # type: ignore[attr-defined]
     return facts
 
@@ -343,20 +344,20 @@ def _callbacks(
     config: Config,
     plan: Plan,
     length: Horizon,
-    loop: FeedbackLoop | None,
-    signals: Signals,
+    measuring: Sequence[pl.Callback],
     monitors: Sequence[pl.Callback],
     console: Console,
     added: Sequence[pl.Callback],
     checkpoints: Checkpoints,
 ) -> list[pl.Callback]:
-    """The callbacks of a run: weights to evaluate, progress bar, feedback, signals, monitors, `added`, checkpoints."""
+    """The callbacks of a run: weights to evaluate, progress bar, `measuring`, monitors, `added`, checkpoints."""
     bar = config.trainer.progress
     draws = bar if isinstance(bar, bool) else console.is_terminal and not console.is_dumb_terminal
     progress = ProgressBar(plan.horizon.steps, console, draws, plan)
-    # First, since all other callbacks of a validation need the weights that it evaluates. Feedback comes before the
-    # signals, which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
+    # First, since all other callbacks of a validation need the weights that it evaluates. Rollbacks, which drop
+    # gradients that are not finite, come before feedback and signals, which read them, and feedback before the signals,
+    # which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
     # the checkpoints, which hold their state after the step.
     averaging = averaging_of(config.average, length)
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed, averaging)]
-    return [*first, progress, *([loop] if loop else []), signals, *monitors, *added, checkpoints]
+    return [*first, progress, *measuring, *monitors, *added, checkpoints]

@@ -150,7 +150,7 @@ class Changes:
         cut: factor on the LR besides those of earlier rollbacks.
         rewarm: steps over which the LR rises to its new value.
         skip: steps whose batches are left out.
-        guard: up to this step every batch is checked, and left out where it or its loss is not finite.
+        guard: up to this step every batch is checked, and left out where it, its loss or the gradient is not finite.
         is_certain: whether batches are known to be the cause, so that many in a row may be left out.
     """
 
@@ -158,7 +158,7 @@ class Changes:
     cut: float = 1.0
     rewarm: int = 0
     skip: Sequence[int] = ()
-    guard: int = 0
+    guard: float = 0
     is_certain: bool = False
 
 

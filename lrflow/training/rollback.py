@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning import Callback
 from torchmetrics import Metric
 
@@ -300,6 +301,12 @@ class Rollback(Callback):
         """Let the loops of a fit find it."""
         if stage == "fit":
             trainer.rollback, trainer.batch_guard = self, self.guard  # type: ignore[attr-defined]
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Let the guard look at the gradient of a step, before anything else reads it."""
+        self.guard.check_gradient(trainer, optimizer)
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Pass the signals to the policy."""

@@ -56,3 +56,34 @@ def test_once_a_batch_is_at_fault_it_stays_on(batches: list[tuple[float, float]]
         resumed.load_state_dict(guard.state_dict())
         trainer.global_step = 10**6
         assert guard.is_active(trainer) == resumed.is_active(trainer) == (found is not None and step >= found)  # type: ignore[arg-type]
+
+
+def test_weights_without_a_finite_gradient_are_a_reason_to_roll_back() -> None:
+    asked: list[tuple[int, str, int]] = []
+    rollback = SimpleNamespace(
+        every=1, note_skipped=lambda step: None, request=lambda since, reason, step: asked.append((since, reason, step))
+    )
+    model = torch.nn.BatchNorm1d(2)
+    module = SimpleNamespace(buffers=model.buffers, automatic_optimization=True)
+    trainer = SimpleNamespace(world_size=1, lightning_module=module, precision="32-true")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = BatchGuard(rollback)
+    guard.begin(100, (), is_certain=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def train() -> Any:
+        model(torch.ones(3, 2))
+        return SimpleNamespace(closure_loss=torch.tensor(0.5))
+
+    for step in range(PATIENCE):
+        trainer.global_step = step
+        assert guard.train(trainer, torch.zeros(1), train) is not None  # type: ignore[arg-type]
+        model.weight.grad = torch.full((2,), torch.nan)
+        guard.check_gradient(trainer, optimizer)  # type: ignore[arg-type]
+        assert model.weight.grad is None
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert guard.is_failing
+        copied = BatchGuard(rollback)
+        copied.load_state_dict(guard.state_dict())
+        guard = copied
+    assert asked == [(0, f"no gradient of {PATIENCE} steps was finite", PATIENCE - 1)]

@@ -196,21 +196,29 @@ def test_batches_that_hold_nan_are_left_out_and_the_lr_stays(train: Any, tmp_pat
 
 
 class Explodes(pl.Callback):
-    """Makes the gradient of one batch of an epoch infinite; its loss is finite."""
+    """Makes the gradient of one batch of each epoch infinite; its loss is finite."""
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        self.is_bad = trainer.current_epoch == 0 and batch_idx == 5
+        self.is_bad = batch_idx == 5
 
     def on_after_backward(self, trainer: Any, module: Any) -> None:
         if self.is_bad:
             next(module.parameters()).grad.fill_(torch.inf)
 
 
-def test_a_gradient_that_is_not_finite_costs_one_rollback(train: Any, tmp_path: Path) -> None:
-    run = train(tmp_path, callbacks=[Explodes()], **POISONED)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_that_are_not_finite_cost_one_rollback(train: Any, tmp_path: Path, accumulate: int) -> None:
+    settings = {**POISONED, "accumulate": accumulate, "callbacks": [Explodes()]}
+    run = train(tmp_path / "whole", **settings)
     (recovery,) = run.trainer.rollback.recoveries
-    assert (recovery.step, recovery.skipped, recovery.factor) == (5, [5], 1.0)
+    epoch, bad = run.plan.horizon.steps_per_epoch, 5 // accumulate
+    assert (recovery.step, recovery.skipped, recovery.factor) == (bad, [bad, bad + epoch, bad + 2 * epoch], 1.0)
     assert all(torch.isfinite(tensor).all() for tensor in run.weights.values())
+    rows = [row for row in run.rows() if row["lr/head"]]
+    assert [float(rows[step]["train/grad_norm"]) for step in recovery.skipped] == [0.0] * 3
+
+    broken = train(tmp_path / "killed", interrupt=bad + epoch + 2, **settings)
+    assert_equal(train(tmp_path / "killed", resume=broken.newest, **settings), run)
 
 
 def test_a_run_that_is_killed_around_a_rollback_ends_as_one_that_is_not(train: Any, tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ pytestmark = pytest.mark.slow
 Start = Callable[..., copies.Process]
 
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 import torch
 from pytorch_lightning import Callback
+from lrflow import stops
 from lrflow.config import compose
 from lrflow.errors import LrflowError
 from lrflow.tasks import prepare, train
@@ -34,6 +35,8 @@ from lrflow.launch import rank
 
 class Look(Callback):
     def on_train_batch_start(self, trainer, *_):
+        while trainer.global_step == int(os.environ.get("WAIT_AT", -1)) and not stops.requested():
+            time.sleep(0.01)
         if trainer.global_step == int(os.environ.get("KILL_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -140,7 +143,7 @@ def test_it_learns_and_validates_on_all_data(whole: Path) -> None:
 
 def test_a_stopped_and_a_killed_job_resume_exactly(whole: Path, python: Start, tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, python)
-    job = jobs.start(leads=True)
+    job = jobs.start(leads=True, WAIT_AT="12")  # or it may end before the signal
 
     def begun() -> bool:
         return any(len(path.read_text().splitlines()) > 5 for path in tmp_path.glob("runs/*/metrics.csv"))
