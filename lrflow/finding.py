@@ -24,7 +24,7 @@ class Finding:
         evidence: the numbers that it was judged by.
         confidence: the share of such findings that are true, as measured by `benchmarks/health`; from 0 to 1. None:
             not measured.
-        remedy: what to change, in words of the config: `optimizer.lr=0.003, or schedule.warmup=10%`. Empty: unknown.
+        remedy: what to change, in words of the config: `optimizer.lr=0.003, or task=find`. Empty: unknown.
 
     Raises:
         ValueError: a field is not what it should be, so that it could not be recorded.

@@ -12,6 +12,7 @@ from lrflow.finding import Finding
 from lrflow.health.course import OVERFLOW, Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
+from lrflow.health.remedies import too_high_remedy
 from lrflow.health.too_high import harm_of
 
 _LAST = 5  # finite losses before one that is not finite
@@ -64,5 +65,4 @@ class Diverging(Detector):
         then = f"is {number(now)}" if np.isfinite(now) else "is no longer finite"
         message = f"the loss rose from {number(untrained)}, without training, to {number(highest)}, and {then}"
         evidence = {"loss": now, "untrained_loss": untrained, "highest_loss": highest}
-        remedy = f"optimizer.lr={number(history.facts.lr / 3)}, or schedule.warmup=10%"
-        return Finding(self.kind, history.step, since, message, evidence, 0.95, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, 0.95, too_high_remedy(history.facts, since))

@@ -44,7 +44,8 @@ class Facts:
     Args:
         steps: optimizer steps of the plan.
         warmup: the first step at which the LR of the plan is at its peak.
-        lr: peak LR of the config, `optimizer.lr`.
+        lr: peak LR of the plan, of the group where it is highest.
+        multiple: `lr` as a multiple of `optimizer.lr`: above 1 for a group with a higher LR, or a scaled batch.
         decays: whether the plan ends at less than half of its peak LR.
         momentum: weight of the previous update in an update: `momentum`, or the first of `betas`; 0: none; NaN:
             unknown.
@@ -59,6 +60,7 @@ class Facts:
     steps: int
     warmup: int = 0
     lr: float = 1.0
+    multiple: float = 1.0
     decays: bool = False
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -66,6 +68,11 @@ class Facts:
     groups: tuple[str, ...] = ("all",)
     metric: Metric | None = None
     losses: bool = True
+
+    @property
+    def given_lr(self) -> float:
+        """The LR of the config, `optimizer.lr`."""
+        return self.lr / self.multiple
 
 
 class Bins:

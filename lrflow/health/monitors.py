@@ -78,7 +78,7 @@ def build_monitors(config: Config, run: Watched, only: Collection[str] | None = 
 def facts_of(config: Config, plan: Plan) -> Facts:
     """Return what detectors know of a run before its first step."""
     steps = np.unique(np.linspace(0, plan.horizon.steps - 1, _SAMPLED_STEPS).astype(int))
-    rates = plan.lr(steps).max(axis=1)
+    rates, lr = plan.lr(steps).max(axis=1), float(max(group.lr for group in plan.trainable))
     known = not config.optimizer.of_module
     settings = settings_of(config.optimizer) if known else {}
     traits = optimizer_traits(config.optimizer.target) if known else Traits()
@@ -86,7 +86,8 @@ def facts_of(config: Config, plan: Plan) -> Facts:
     return Facts(
         steps=plan.horizon.steps,
         warmup=int(steps[np.argmax(rates >= 0.999 * rates.max())]),
-        lr=float(max(group.lr for group in plan.trainable)),
+        lr=lr,
+        multiple=lr / config.optimizer.lr,
         decays=bool(rates[-1] < 0.5 * rates.max()),
         momentum=math.nan if traits.modes else _momentum(settings),
         weight_decay=float(settings.get("weight_decay") or 0.0),

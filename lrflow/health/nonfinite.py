@@ -15,14 +15,13 @@ from lrflow.config.health_schema import Action
 from lrflow.display import joined, number
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding
-from lrflow.plan import Plan
 from lrflow.training.block import Block
 from lrflow.training.monitor import Monitor
 
 log = logging.getLogger("lrflow")
 
 _DATA = "it was so from the first step: look for NaN or infinite values in the data"
-_LR = "the LR is likely too high, or a batch holds NaN: try a tenth of it, a longer warmup, clip=norm or health=recover"
+_LR = "the LR is likely too high, or a batch holds NaN: try a tenth of it, clip=norm or health=recover"
 
 
 class NonFinite(Monitor):
@@ -100,7 +99,8 @@ class NonFinite(Monitor):
 
     def _record(self, trainer: pl.Trainer, step: int, what: str, evidence: dict[str, float]) -> None:
         if run := getattr(self, "run", None):
-            remedy = "" if step == 0 or getattr(trainer, "rollback", None) else _remedy(run.plan)
+            is_lr = step > 0 and not getattr(trainer, "rollback", None)  # else it is the data, or is being cured
+            remedy = f"health=recover, or optimizer.lr={number(run.lr / 10)}" if is_lr else ""
             run.findings.record(trainer, Finding(self.name, step + 1, step, what, evidence, 1.0, remedy))
 
     def _rolls_back(self, trainer: pl.Trainer, step: int, what: str, gradient_only: bool = False) -> bool:
@@ -124,9 +124,3 @@ class NonFinite(Monitor):
             raise DivergedError(f"{message}\n    {hint}")
         log.warning("%s; %s", message, hint)
         self._action = "ignore"
-
-
-def _remedy(plan: Plan) -> str:
-    """Return what to change, in words of the config: recovery, or a tenth of `optimizer.lr`."""
-    lr = next((group.lr / group.scale for group in plan.trainable if group.scale), 0.0)
-    return f"health=recover, or optimizer.lr={number(lr / 10)}" if lr else "health=recover"

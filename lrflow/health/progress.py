@@ -12,7 +12,11 @@ from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
+from lrflow.health.remedies import lower_lr, lr_times
 from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss
+
+MOVED = 1.5
+"""Growth of the norm of the weights of a group that has moved far."""
 
 _ALIKE = 0.2  # correlation of gradients from which on they are alike
 _LEAST = 3  # measurements or validations from which anything is concluded
@@ -84,7 +88,7 @@ class TooLow(Detector):
         return self._found(history, since, f"{alike}, and {falls}", factor, evidence)
 
     def _found(self, history: History, since: int, message: str, factor: float, evidence: dict[str, float]) -> Finding:
-        remedy = f"optimizer.lr={float(f'{history.facts.lr * min(factor, 1000.0):.1g}'):g}, or task=find"
+        remedy = f"{lr_times(history.facts, min(factor, 1000.0), digits=1)}, or task=find"
         return Finding(self.kind, history.step, since, message, evidence, 0.92, remedy)
 
 
@@ -96,7 +100,8 @@ class Plateau(Detector):
     to less than half, or if its gradients have shrunk to a tenth after the loss had fallen by half.
 
     The finding names a saddle, or a region as flat as one, if gradients are alike but lead nowhere, or have shrunk
-    although the loss has not fallen by half, and the curvature, where it is probed, would allow a far higher LR.
+    although the loss has not fallen by half, and the curvature, where it is probed, would allow a far higher LR. It
+    proposes one unless the weights have moved far: then an LR that was too high may have led there.
 
     Args:
         patience: share of the planned run without an improvement.
@@ -148,7 +153,10 @@ class Plateau(Detector):
         if (is_alike or (facts.losses and gradient < 0.1)) and not share > 0.2:
             sign = "consecutive gradients are alike" if is_alike else "the gradients have shrunk, but not the loss"
             message += f", at a saddle or in a flat region: {sign}"
-            remedy = f"optimizer.lr={number(facts.lr * (min(10.0, 0.5 / share) if share > 0 else 3.0))}"
+            if history.growth < MOVED:
+                remedy = lr_times(facts, min(10.0, 0.5 / share) if share > 0 else 3.0)
+            elif history.growth >= MOVED and not is_alike:  # steps too large may have led to where gradients vanish
+                remedy = lower_lr(facts)
         return Finding(self.kind, history.step, since, message, evidence, None, remedy)
 
 

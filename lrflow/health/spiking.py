@@ -12,6 +12,7 @@ from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
+from lrflow.health.remedies import lower_lr
 
 _SETTLED = 5  # steps after a spike whose median is the level to which the loss came back
 _GRADIENT = 10.0  # how many times the median gradient norm, and 3 times the highest one before
@@ -65,7 +66,7 @@ class Spiking(Detector):
         return self._found(history, int(steps[spikes[0]]), message, {"grad_norm": usual, "highest_grad_norm": height})
 
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
-        remedy = "clip=norm clip.max_norm=1, or " + f"optimizer.lr={number(history.facts.lr / 3)}"
+        remedy = f"clip=norm clip.max_norm=1, or {lower_lr(history.facts)}"
         return Finding(self.kind, history.step, since, message, evidence, None, remedy)
 
 
@@ -118,6 +119,8 @@ class WarmupTooShort(Detector):
         return self._found(history, warmup, message, {"loss": before, "highest_loss": top})
 
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
-        longer = min(0.3, max(0.1, 3 * history.facts.warmup / history.facts.steps))
-        remedy = f"schedule.warmup={longer:.0%}, or optimizer.lr={number(history.facts.lr / 3)}"
+        share = history.facts.warmup / history.facts.steps
+        longer, remedy = min(0.3, max(0.1, 3 * share)), lower_lr(history.facts)
+        if longer > share:
+            remedy = f"schedule.warmup={longer:.0%}, or {remedy}"
         return Finding(self.kind, history.step, since, message, evidence, None, remedy)

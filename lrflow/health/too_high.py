@@ -13,10 +13,10 @@ from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
-from lrflow.health.progress import gradient_correlation
+from lrflow.health.progress import MOVED, gradient_correlation
+from lrflow.health.remedies import lower_lr, too_high_remedy
 
 _LEARNS = 0.25  # share of the run after which a model has begun to learn
-_MOVED = 1.5  # growth of the weights of a group that has moved far
 _SATURATED = 2.5  # growth of the weights of a group from which on its gradients may vanish
 _VALIDATIONS = 3  # last ones, none of which is good
 _FIRST = 5  # means of the gradient norm, of 256 in the run, that are those of the start
@@ -36,7 +36,7 @@ class TooHigh(Detector):
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
     covers: ClassVar[tuple[str, ...]] = ("too_high",)
 
-    def __init__(self, lost: float = 0.2, growth: float = _MOVED, action: OwnResponse | None = None) -> None:
+    def __init__(self, lost: float = 0.2, growth: float = MOVED, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._lost, self._growth = lost, growth
 
@@ -73,8 +73,7 @@ class TooHigh(Detector):
         return self._found(history, int(steps[-_VALIDATIONS]), message, evidence)
 
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:
-        remedy = f"optimizer.lr={number(history.facts.lr / 3)}, or schedule.warmup=10%"
-        return Finding(self.kind, history.step, since, message, evidence, 0.97, remedy)
+        return Finding(self.kind, history.step, since, message, evidence, 0.97, too_high_remedy(history.facts, since))
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
         return None
     if course.low < 0.1 * scale:
         return None
-    if history.growth >= _MOVED and 2 * history.step >= history.facts.steps:
+    if history.growth >= MOVED and 2 * history.step >= history.facts.steps:
         is_early = course.steps <= 0.6 * history.step
         best_early, best_late = (course.levels[some].min(initial=np.inf) for some in (is_early, ~is_early))
         if best_late > best_early - 0.02 * course.improvement:
@@ -191,7 +190,9 @@ class Oscillating(Detector):
             return None
         message = f"half of the last losses are {number(scatter)} apart, at a level of {number(course.now)}"
         evidence = {"loss": course.now, "scatter": scatter, "correlation": correlation}
-        remedy = f"schedule=cosine, or optimizer.lr={number(history.facts.lr / 3)}"
+        remedy = lower_lr(history.facts)
+        if not history.facts.decays:
+            remedy = f"schedule=cosine, or {remedy}"
         return Finding(self.kind, history.step, history.step - 2 * course.width, message, evidence, None, remedy)
 
 

@@ -267,7 +267,7 @@ def _add_callbacks(
     plan, branches, length = planned.plan, planned.branches, planned.length
     guard, intervals = build_guard(config, module, groups), measuring_intervals(config, length)
     signals = Signals(plan, config.trainer.log_every, *intervals, config.signals.machine, guard)
-    watched = Watched(trainer, data, plan, folder.path, config.seed, signals, length)
+    watched = Watched(trainer, data, plan, folder.path, config.seed, signals, config.optimizer.lr, length)
     monitors = build_monitors(config, watched)
     for line in [*filter(None, (monitor.describe() for monitor in monitors)), *early_ends(config, length)]:
         report(line)

@@ -103,7 +103,7 @@ def _run_rungs(config: Config, trial: Trial, folder: Path, reporter: Reporter, c
 
         def callbacks(trainer: pl.Trainer, data: pl.LightningDataModule, plan: Plan) -> list[pl.Callback]:
             signals = Signals(plan, config.trainer.log_every)
-            run = Watched(trainer, data, plan, folder, config.seed, signals)
+            run = Watched(trainer, data, plan, folder, config.seed, signals, config.optimizer.lr)
             return [signals, *build_monitors(config, run, only=["nonfinite"])]
 
         trainer, module, data = short_fit(

@@ -27,6 +27,7 @@ class Watched:
         folder: the run folder.
         seed: seed of the run.
         signals: collects the signals that monitors receive; restart its clock after slow work between steps.
+        lr: `optimizer.lr` of the config.
         length: the length of a run without its cooldown, if it is resumed in one; None: that of the plan.
         findings: receives what monitors find.
     """
@@ -37,6 +38,7 @@ class Watched:
     folder: Path
     seed: int
     signals: Signals
+    lr: float
     length: Horizon | None = None
     findings: Findings = field(init=False)
 

@@ -10,6 +10,7 @@ from torch import nn
 from lrflow.assemble import build_schedule
 from lrflow.config import compose
 from lrflow.health.monitors import facts_of
+from lrflow.health.remedies import lower_lr
 from lrflow.layers import Rule, resolve
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
@@ -29,8 +30,17 @@ def test_facts(words: str, lr: float, momentum: float | None, warmup: int, decay
     config = compose(words.split())
     groups = resolve(nn.Linear(4, 4), [Rule("all", match="*")], lr=config.optimizer.lr)
     facts = facts_of(config, Plan.compile(groups, build_schedule(config), Horizon(400, 20)))
+    assert facts.given_lr == lr
     assert (facts.lr, facts.momentum) == (lr, pytest.approx(math.nan if momentum is None else momentum, nan_ok=True))
     assert abs(facts.warmup - warmup) <= 2
     assert (facts.steps, facts.groups, facts.decays) == (400, ("all",), decays)
     assert facts.metric is not None
     assert facts.metric.name == "val/loss"
+
+
+def test_remedies_are_in_words_of_the_config_where_a_rule_or_a_large_batch_multiplies_the_lr() -> None:
+    config = compose(["optimizer.lr=0.01"])
+    groups = resolve(nn.Linear(4, 4), [Rule("head", match="weight", lr="10x"), Rule("rest", match="*")], lr=4 * 0.01)
+    facts = facts_of(config, Plan.compile(groups, build_schedule(config), Horizon(400, 20)))
+    assert facts.lr == pytest.approx(0.4)
+    assert lower_lr(facts) == "optimizer.lr=0.00333"

@@ -54,7 +54,7 @@ def test_the_first_step_that_is_not_finite_is_reported(value: float) -> None:
     assert str(caught.value) == (
         f"step 41: the loss is {value}, at LR 0.1\n"
         "    the LR is likely too high, or a batch holds NaN: "
-        "try a tenth of it, a longer warmup, clip=norm or health=recover"
+        "try a tenth of it, clip=norm or health=recover"
     )
     assert isinstance(caught.value, LrflowError)
 
@@ -115,7 +115,7 @@ def test_weights_that_are_not_finite(largest: float) -> None:
     assert str(caught.value) == (
         "after 7 steps: the weights are not finite\n"
         "    the LR is likely too high, or a batch holds NaN: "
-        "try a tenth of it, a longer warmup, clip=norm or health=recover"
+        "try a tenth of it, clip=norm or health=recover"
     )
     weigh(NonFinite("ignore"), 7, largest)
 
@@ -146,8 +146,8 @@ def test_what_is_not_finite_is_a_finding(action: Action) -> None:
     watcher = NonFinite(action)
     watcher.name = "nonfinite"
     report = SimpleNamespace(record=lambda trainer, finding: recorded.append(finding))
-    plan = SimpleNamespace(trainable=[SimpleNamespace(lr=3.0, scale=10.0)])
-    watcher.run = cast(Any, SimpleNamespace(findings=report, plan=plan))
+    run = SimpleNamespace(findings=report, lr=0.3)
+    watcher.run = cast(Any, run)
     with suppress(DivergedError):
         look(watcher, first=40, loss=np.array([1.0, np.nan, np.nan]))
     if action == "ignore":

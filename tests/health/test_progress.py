@@ -30,12 +30,14 @@ def run(
     validations: dict[int, float] | None = None,
     sharpness: float | None = None,
     grad_norm: np.ndarray | None = None,
+    growth: float = 1.0,
     **facts: Any,
 ) -> History:
     """A history with this loss and LR, and a cosine between updates that is measured at two of 50 steps."""
     rows = np.array([step for step in range(steps) if step % 50 < 2])
     one = np.ones((len(rows), 1))
-    norms = None if cosine is None else GroupNorms(rows, one, one, one, np.where(rows % 50, cosine, np.nan))
+    weight = np.linspace(1, growth, len(rows))[:, None]
+    norms = None if cosine is None else GroupNorms(rows, one, weight, one, np.where(rows % 50, cosine, np.nan))
     lr = (np.ones(STEPS) if rates is None else rates)[:steps, None] * 1e-3
     history = History(Facts(STEPS, lr=1e-3, **facts))
     history.extend(
@@ -155,7 +157,10 @@ FADES = np.where(T < 100, 1.0, 0.01)
         (lambda: validated(STUCK, FLOOR, steps=700, rates=0.5 + COSINE / 2), "schedule=cosine"),
         (lambda: validated(STUCK, FLOOR, steps=700, sharpness=0.02, cosine=0.6), "optimizer.lr=0.01"),
         (lambda: validated(STUCK, FLOOR, steps=700, sharpness=0.9, cosine=0.6), "schedule=cosine"),
-        (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES), "optimizer.lr=0.003"),
+        (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES, cosine=0.05), "optimizer.lr=0.003"),
+        (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES), "schedule=cosine"),
+        (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES, cosine=0, growth=3), "optimizer.lr=0.00033"),
+        (lambda: validated(STUCK, FLOOR, steps=700, cosine=0.6, growth=3), "schedule=cosine"),
         (lambda: validated(STUCK, FLOOR, steps=700, grad_norm=FADES), None),
         (lambda: validated(STUCK, FLOOR - 0.2, steps=700), None),
         (lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE), None),
@@ -173,7 +178,8 @@ FADES = np.where(T < 100, 1.0, 0.01)
         (lambda: run(CURVE, steps=100), None),
     ],
     ids=[
-        "plateau", "the LR has decayed a little", "low curvature", "high curvature", "saddle", "the gradients are gone",
+        "plateau", "the LR has decayed a little", "low curvature", "high curvature", "saddle", "no norms",
+        "the LR was too high", "moves far", "the gradients are gone",
         "the loss is at its floor", "the schedule is nearly over", "flat region", "more is better", "no validations",
         "not for long", "nearly over", "falls", "overfits", "never improved", "no metric", "soon after the warmup",
         "not finite",

@@ -51,6 +51,13 @@ def test_warmup_too_short(loss: np.ndarray, warmup: int, lr: np.ndarray | float,
     assert finding is None or finding.remedy.startswith("schedule.warmup=30%")
 
 
+def test_the_remedy_is_no_shorter_warmup() -> None:
+    loss = np.where((STEPS > 140) & (STEPS < 320), 4.0, np.exp(-STEPS / 100))
+    finding = judged(WarmupTooShort(), "warmup_too_short", history(loss, warmup=140))
+    assert finding is not None
+    assert finding.remedy == "optimizer.lr=0.1"
+
+
 def test_the_share_of_the_stability_bound_at_the_end_of_the_warmup() -> None:
     shown = history(FALLS, warmup=40)
     for step, share in ((20, 0.5), (40, 1.4), (80, 0.9), (200, 0.8)):

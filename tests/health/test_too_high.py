@@ -51,7 +51,13 @@ def test_too_high(loss: np.ndarray, growth: float | None, since: int | None) -> 
     else:
         assert finding is not None
         assert abs(finding.since - since) <= 20
-        assert finding.remedy.startswith("optimizer.lr=0.1,")
+        assert finding.remedy == f"optimizer.lr=0.1, or {'task=find' if since else 'schedule.warmup=5%'}"
+
+
+def test_a_longer_warmup_is_no_remedy() -> None:
+    finding = judged(TooHigh(), "too_high", history(STUCK, 4.0, warmup=20))
+    assert finding is not None
+    assert finding.remedy == "optimizer.lr=0.1, or task=find"
 
 
 def test_too_high_at_an_lr_that_does_not_stay_at_its_peak() -> None:

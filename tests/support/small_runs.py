@@ -209,7 +209,9 @@ class Run:
 
     def watched(self) -> Watched:
         """Return the run as its monitors see it."""
-        return Watched(self.trainer, self.data, self.plan, self.folder, self.options.seed, self.signals)
+        return Watched(
+            self.trainer, self.data, self.plan, self.folder, self.options.seed, self.signals, self.options.lr
+        )
 
     def watch(self, name: str, monitor: Monitor) -> None:
         """Add a monitor at the position of `task=train`."""
