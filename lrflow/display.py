@@ -168,3 +168,14 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def render(figure: Figure, file: IO[bytes], kind: str) -> None:
     """Write a figure to an open file in a format of matplotlib's."""
     figure.savefig(file, format=kind, dpi=100)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text: `4.2 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    units = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+    unit, size, smaller, length = next(one for one in units if whole >= one[1])
+    rest = whole % size // length
+    return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -63,34 +65,91 @@ def read_history(path: Path, wanted: Callable[[str], bool] | None = None, rows: 
         wanted: whether to read a column; None: all of them.
         rows: number of rows to read; None: all of them.
     """
-    columns: list[str] = []
-    places: list[int] = []
-    found: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    return GrowingFile(path, wanted).read(rows)
+
+
+class GrowingFile:
+    """A metrics.csv that a run may be writing: each `read` reads only the rows that are new.
+
+    Args:
+        path: the file; without one the history is empty.
+        wanted: whether to read a column; None: all of them.
+    """
+
+    def __init__(self, path: Path, wanted: Callable[[str], bool] | None = None) -> None:
+        self._path, self._wanted = path, wanted
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._file = (0, 0)  # device and inode
+        self._end = 0  # bytes that were read
+        self._last = b""  # the last line that was read
+        self._columns: list[str] = []
+        self._found: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}  # steps and values by place
+
+    @property
+    def end(self) -> int:
+        """The number of bytes that were read."""
+        return self._end
+
+    def read(self, rows: int | None = None) -> History:
+        """Return all that the file held until now; nothing if it is gone.
+
+        Args:
+            rows: number of further rows to read; None: all of them.
+        """
+        try:
+            with self._path.open("rb") as file:
+                self._find_end(file)
+                lines = csv.reader(self._lines(file))
+                if not self._columns:
+                    self._columns = next(lines, [])
+                    named = enumerate(self._columns)
+                    wanted = [at for at, name in named if name != "step" and (not self._wanted or self._wanted(name))]
+                    self._found = {at: ([], []) for at in wanted}
+                whole = islice(_whole(lines, len(self._columns)), rows)
+                while chunk := list(islice(whole, _ROWS)):
+                    self._add(list(zip(*chunk, strict=True)))
+        except FileNotFoundError:
+            self._start_over()
+        except (OSError, csv.Error):
+            pass  # what was read until here is kept
+        found = History()
+        for at, (steps, values) in self._found.items():
+            if steps:
+                steps[:], values[:] = [np.concatenate(steps)], [np.concatenate(values)]
+                found[self._columns[at]] = Series(steps[0], values[0])
+        return found
+
+    def _find_end(self, file: BinaryIO) -> None:
+        """Go to where the last `read` ended, or to the start if the file is another one or was written anew."""
+        state = os.fstat(file.fileno())
+        file.seek(self._end - len(self._last))
+        if (state.st_dev, state.st_ino) != self._file or file.read(len(self._last)) != self._last:
+            self._start_over()
+            self._file = (state.st_dev, state.st_ino)
+            file.seek(0)
+
+    def _lines(self, file: BinaryIO) -> Iterator[str]:
+        for line in file:
             # A line without its end is being written, or its process was killed: its last number may lack digits.
-            lines = csv.reader(line for line in file if line.endswith("\n"))
-            columns = next(lines, [])
-            whole = islice(_whole(lines, len(columns)), rows)
-            places = [at for at, name in enumerate(columns) if name != "step" and (wanted is None or wanted(name))]
-            found = [([], []) for _ in places]
-            while chunk := list(islice(whole, _ROWS)):
-                cells = list(zip(*chunk, strict=True))
-                steps = np.array([int(cell) for cell in cells[0]])
-                for at, (all_steps, all_values) in zip(places, found, strict=True):
-                    values, is_known = _numbers(cells[at])
-                    if is_known is None:
-                        all_steps.append(steps)
-                    elif values.size:
-                        all_steps.append(steps[is_known])
-                    all_values.append(values)
-    except (OSError, csv.Error):
-        pass  # what was read until here is kept
-    return History(
-        (columns[at], Series(np.concatenate(steps), np.concatenate(values)))
-        for at, (steps, values) in zip(places, found, strict=True)
-        if steps
-    )
+            if not line.endswith(b"\n"):
+                return
+            self._end += len(line)
+            self._last = line
+            yield line.decode(errors="replace")
+
+    def _add(self, cells: list[tuple[str, ...]]) -> None:
+        """Add the cells of some rows, by column."""
+        steps = np.array([int(cell) for cell in cells[0]])
+        for at, (all_steps, all_values) in self._found.items():
+            values, is_known = _numbers(cells[at])
+            if is_known is None:
+                all_steps.append(steps)
+            elif values.size:
+                all_steps.append(steps[is_known])
+            if values.size:
+                all_values.append(values)
 
 
 def _whole(rows: Iterator[list[str]], width: int) -> Iterator[list[str]]:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import quote
 
 from lrflow.config import Config
-from lrflow.display import CURVES, counted, short_names
+from lrflow.display import CURVES, counted, duration, short_names
 from lrflow.finding import kinds_of, spoken
 from lrflow.history import Series
 from lrflow.metric import TRAIN_LOSS, is_test, is_validation
@@ -21,9 +20,7 @@ from lrflow.reports.charts import chart
 from lrflow.reports.course import Course
 from lrflow.reports.page import Cell, Page
 from lrflow.reports.run_charts import POINTS, SMOOTH, STEP, line, lr_axis, value_axis
-from lrflow.reports.run_page import duration
-from lrflow.reports.runs import Run, different_keys, written
-from lrflow.runs import PAGE
+from lrflow.reports.runs import Run, different_keys, page_of, written
 
 FEW = 8  # runs that are the columns of a table of differences; more are its rows
 FEW_KEYS = 4  # that are columns of the table of runs
@@ -43,14 +40,24 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
         LrflowError: the library that draws the figures cannot be made.
         OSError: the page cannot be written.
     """
-    compared = _Comparison(tuple(Course(run) for run in runs), path.parent)
+    return comparison(runs, lambda folder: page_of(folder, path.parent)).write(path)
+
+
+def comparison(runs: Sequence[Run], link: Callable[[Path], str]) -> Page:
+    """Return a page that compares runs.
+
+    Args:
+        runs: two or more.
+        link: returns the link to the page of the run in a folder.
+    """
+    compared = _Comparison(tuple(Course(run) for run in runs), link)
     page = Page(f"{len(runs)} runs compared", str(compared.home))
     page.table("Runs", *compared.table(), "Numbers link to pages or folders of runs.", compared.best)
     page.draw(_lr(compared))
     page.draw(_metrics(compared))
     _differences(page, compared)
     _findings(page, compared)
-    return page.write(path)
+    return page
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,11 @@ class _Comparison:
 
     Args:
         courses: of the runs.
-        folder: of the page.
+        link: returns the link to the page of the run in a folder.
     """
 
     courses: tuple[Course, ...]
-    folder: Path
+    link: Callable[[Path], str]
 
     @cached_property
     def home(self) -> Path:
@@ -140,10 +147,8 @@ class _Comparison:
         rows: list[list[str | float | Cell | None]] = []
         for place, course in enumerate(self.courses):
             run, best = course.run, course.best(self.metric) if self.metric else None
-            target = PAGE if (run.folder / PAGE).exists() else ""
-            link = quote(f"{os.path.relpath(run.folder, self.folder)}/{target}")
             name = self.names[place].partition("  ")[2]
-            row: list[str | float | Cell | None] = [Cell(str(place + 1), place + 1, link), name]
+            row: list[str | float | Cell | None] = [Cell(str(place + 1), place + 1, self.link(run.folder)), name]
             row += [written(run.config.get(key)) for key in self.few_keys]
             row += [run.status.replace("_", " ")]
             row += [best.value if best else None, best.step if best else None] if self.metric else []

@@ -13,7 +13,7 @@ import numpy as np
 from lrflow.display import counted
 from lrflow.finding import spoken
 from lrflow.health.sharpness import COLUMNS as SHARPNESS
-from lrflow.history import History, read_history
+from lrflow.history import GrowingFile, History, read_history
 from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss, is_test, is_validation
 from lrflow.plan.table import Line, lines
 from lrflow.reports.runs import Run
@@ -74,9 +74,12 @@ class Course:
 
     Args:
         run: the run.
+        recorded: its metrics.csv, of which each new course reads only what was added; None: it is read once, without
+            the columns of groups that charts do not show.
     """
 
     run: Run
+    recorded: GrowingFile | None = None
 
     @cached_property
     def lines(self) -> list[Line]:
@@ -98,6 +101,8 @@ class Course:
     @cached_property
     def history(self) -> History:
         """Its series; of those of groups, the ones that charts show."""
+        if self.recorded is not None:
+            return self.recorded.read()
         shown = {*self.groups, *(name for line in self.lines for name in line.names[:1])}
 
         def wanted(column: str) -> bool:
@@ -118,7 +123,7 @@ class Course:
         """The names of its metrics: losses first, those of validations before those of tests."""
         plan = self.run.plan
         settings = {name for name in self.history if plan and name.partition("/")[0] in plan.also}
-        measured = [name for name in self.history if not (_is_of_the_machinery(name) or name in settings)]
+        measured = [name for name in self.history if not (is_of_the_machinery(name) or name in settings)]
         names = dict.fromkeys([*measured, *self.run.metrics])
         return sorted(names, key=lambda name: (is_test(name), not is_loss(name), is_validation(name)))
 
@@ -209,8 +214,8 @@ def _some(entries: Sequence[Any]) -> list[Any]:
     return [entries[place] for place in np.linspace(0, len(entries) - 1, SHOWN).round().astype(int)]
 
 
-def _is_of_the_machinery(column: str) -> bool:
-    """Whether a column is about the training itself instead of its result."""
+def is_of_the_machinery(column: str) -> bool:
+    """Return whether a column is about the training itself instead of its result."""
     return column.partition("/")[0] in _OF_GROUPS or column in _NO_METRICS or column.startswith(VARYING)
 
 

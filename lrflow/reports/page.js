@@ -8,6 +8,7 @@ async function unpack() {
   const packed = Uint8Array.from(atob(document.getElementById("library").textContent), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
+  script.nonce = document.querySelector("script[type=module]").nonce; // of a page that a server sent
   script.textContent = `(() => {${await new Response(stream).text()}})()`;
   document.head.append(script);
   script.remove();
@@ -99,10 +100,9 @@ function legend(entries, view) {
   return group;
 }
 
-async function draw(figure, data) {
+async function draw(figure, spec, data) {
   const place = figure.querySelector(".chart");
   const summary = place.querySelector(".summary");
-  const spec = parsed(figure.dataset.figure);
   const entries = spec.usermeta?.legend ?? [];
   spec.datasets = data;
   for (const layer of spec.layer ?? [spec]) {
@@ -120,16 +120,18 @@ async function draw(figure, data) {
   inner.setAttribute("aria-hidden", "true"); // the description says it all; a thousand marks would say it again
   summary.remove();
   if (entries.length) figure.prepend(legend(entries, drawn.view));
+  return drawn.view;
+}
+
+function problem(figure, error) {
+  figure.querySelector(".vega")?.remove();
+  figure.querySelector(".chart").style.minHeight = "0";
+  figure.append(made("p", "notes", `This chart cannot be drawn: ${error.message}.`));
 }
 
 async function drawAll() {
   const figures = [...document.querySelectorAll(".figure")];
   if (!figures.length) return;
-  const problem = (figure, error) => {
-    figure.querySelector(".vega")?.remove();
-    figure.querySelector(".chart").style.minHeight = "0";
-    figure.append(made("p", "notes", `This chart cannot be drawn: ${error.message}.`));
-  };
   try {
     await unpack();
   } catch (error) {
@@ -138,7 +140,7 @@ async function drawAll() {
   }
   const data = Object.fromEntries(Object.entries(parsed("data")).map(([name, columns]) => [name, rows(columns)]));
   for (const figure of figures) {
-    await draw(figure, data).catch((error) => problem(figure, error));
+    await draw(figure, parsed(figure.dataset.figure), data).catch((error) => problem(figure, error));
     await new Promise((next) => setTimeout(next)); // the page stays responsive meanwhile
   }
 }
@@ -149,17 +151,24 @@ function compare(a, b) {
   return Number.isNaN(numbers) ? a.localeCompare(b) : numbers;
 }
 
+// The rows in the order of the column that was chosen last.
+function sort(table) {
+  const heading = table.querySelector("th[aria-sort]");
+  if (!heading) return;
+  const key = (row) => row.cells[heading.cellIndex].dataset.key;
+  const all = [...table.tBodies[0].rows];
+  const known = all.filter((row) => key(row) !== "").sort((a, b) => compare(key(a), key(b)));
+  if (heading.getAttribute("aria-sort") === "descending") known.reverse();
+  table.tBodies[0].append(...known, ...all.filter((row) => key(row) === ""));
+}
+
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
     const falling = heading.getAttribute("aria-sort") === "ascending";
-    const body = heading.closest("table").tBodies[0];
     for (const other of heading.parentNode.cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
-    const key = (row) => row.cells[heading.cellIndex].dataset.key;
-    const known = [...body.rows].filter((row) => key(row) !== "").sort((a, b) => compare(key(a), key(b)));
-    const unknown = [...body.rows].filter((row) => key(row) === "");
-    body.append(...(falling ? known.reverse() : known), ...unknown);
+    sort(heading.closest("table"));
   });
 }
 

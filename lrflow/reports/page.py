@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -47,12 +47,29 @@ class Cell:
         key: to sort the column by; None: the text.
         link: target, relative to the page.
         hint: shown when the mouse is over the cell.
+        drawn: HTML in place of the text, such as a small picture.
     """
 
     text: str
     key: float | str | None = None
     link: str = ""
     hint: str = ""
+    drawn: str = ""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What differs when a server sends a page instead of writing it into a file.
+
+    Args:
+        nonce: a random text without which the browser runs no script of the page.
+        home: address of the page above it; empty: there is none.
+        script: JavaScript that runs after that of every page, and that may ask the server for more.
+    """
+
+    nonce: str
+    home: str = ""
+    script: str = ""
 
 
 class Page:
@@ -67,16 +84,22 @@ class Page:
         self._title, self._about = title, about
         self._sections: list[str] = []
         self._figures = 0
+        self._draws_later = False
         self._data: dict[str, str] = {}  # the name of each table of values by its JSON, so that none is there twice
 
     def facts(self, facts: Iterable[Fact]) -> None:
         """Add numbers side by side."""
-        tiles = (
-            f'<div class="fact"><div class="name">{escape(fact.name)}</div>'
-            f'<div class="value">{escape(fact.value)}</div><div class="note">{escape(fact.note)}</div></div>'
-            for fact in facts
-        )
-        self._sections.append(f'<section class="facts">{"".join(tiles)}</section>')
+        self._sections.append(f'<section class="facts">{tiles(facts)}</section>')
+
+    def html(self, content: str, draws_later: bool = False) -> None:
+        """Add HTML that lrflow made.
+
+        Args:
+            content: the HTML, in which every text of a run is escaped.
+            draws_later: whether a script will draw figures there.
+        """
+        self._sections.append(content)
+        self._draws_later |= draws_later
 
     def warnings(self, sentences: Sequence[str]) -> None:
         """Add a list of warnings; nothing if there are none."""
@@ -98,7 +121,7 @@ class Page:
         self._figures += 1
         name = f"figure-{self._figures}"
         meta = spec.get("usermeta", {})
-        content = _json({**self._without_values(spec), "height": height})
+        content = _json({**without_values(spec, self._name_of), "height": height})
         label = escape(summary or spec.get("description", "") or caption)
         place = (
             f'<div class="figure" data-figure="{name}"><div class="chart" style="min-height: {height}px">'
@@ -121,6 +144,8 @@ class Page:
         caption: str = "",
         strong: int | None = None,
         wrapped: bool = False,
+        names: Sequence[str] = (),
+        right: Sequence[bool] | None = None,
     ) -> None:
         """Add a table that a click on a column's name sorts.
 
@@ -131,9 +156,11 @@ class Page:
             caption: below the heading.
             strong: the index of the row to highlight; None: no row.
             wrapped: whether texts are wrapped, so that the table is not wider than the page.
+            names: of the rows, for scripts.
+            right: whether each column has numbers; None: as its cells say.
         """
         body = [[_cell(value) for value in row] for row in rows]
-        right = [
+        right = right or [
             bool(body) and all(row[at].key == "" or _is_number(row[at]) for row in body) for at in range(len(columns))
         ]
         head = "".join(
@@ -144,8 +171,7 @@ class Page:
         )
         long = LONG_WRAPPED if wrapped else LONG
         lines = (
-            f"<tr{_class('strong' * (number == strong))}>"
-            f"{''.join(_td(cell, is_number, long) for cell, is_number in zip(row, right, strict=True))}</tr>"
+            row_of(row, right, long, number == strong, names[number] if names else "")
             for number, row in enumerate(body)
         )
         head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
@@ -168,21 +194,47 @@ class Page:
             self._card(heading, caption, content, folded)
 
     def write(self, path: Path) -> Path:
-        """Write the page; an existing file is replaced atomically."""
+        """Write the page; an existing file is replaced atomically.
+
+        Raises:
+            LrflowError: the library that draws the figures cannot be made.
+            OSError: the page cannot be written.
+        """
+        return write_whole(path, self.text())
+
+    def text(self, served: Served | None = None) -> str:
+        """Return the HTML of the page.
+
+        Args:
+            served: what differs when a server sends it; None: it is a file.
+
+        Raises:
+            LrflowError: the library that draws the figures cannot be made.
+        """
+        draws = bool(self._figures) or self._draws_later
+        nonce, home, script = (served.nonce, served.home, served.script) if served else ("", "", "")
         about = f'<p class="about">{escape(self._about)}</p>' if self._about else ""
-        text = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
+        return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
             title=escape(self._title),
             about=about,
-            sections="\n".join(self._sections),
+            sections=self.sections,
             style=(HERE / "page.css").read_text(encoding="utf-8"),
-            script=(HERE / "page.js").read_text(encoding="utf-8"),
-            figures=self._drawing() if self._figures else "",
+            script=(HERE / "page.js").read_text(encoding="utf-8") + script,
+            scripts=f"'nonce-{nonce}'" if nonce else "'unsafe-inline'",
+            sources="; connect-src 'self'; form-action 'self'; base-uri 'none'" if nonce else "",
+            nonce=f' nonce="{nonce}"' if nonce else "",
+            home=f'<nav><a href="{escape(home)}">All runs</a></nav>\n' if home else "",
+            figures=self._drawing() if draws else "",
             help="Shift and the wheel zoom a chart, Shift and a drag move it, a double click shows all again."
-            if self._figures
+            if draws
             else "",
             footer=f"lrflow {lrflow.__version__}",
         )
-        return write_whole(path, text)
+
+    @property
+    def sections(self) -> str:
+        """The HTML of what was added until now."""
+        return "\n".join(self._sections)
 
     def _drawing(self) -> str:
         """Return what draws the figures: their values, their colours, and the library, which the browser unpacks."""
@@ -194,14 +246,9 @@ class Page:
             f'<script type="text/plain" id="library">{packed}</script>'
         )
 
-    def _without_values(self, part: Any) -> Any:
-        """Return a part of a specification in which the page's table of the same values replaces each list of rows."""
-        if isinstance(part, Mapping):
-            if isinstance(rows := part.get("values"), list) and rows and isinstance(rows[0], Mapping):
-                content = _json(_columns(rows))
-                return {"name": self._data.setdefault(content, f"data-{len(self._data) + 1}")}
-            return {key: self._without_values(value) for key, value in part.items()}
-        return [self._without_values(each) for each in part] if isinstance(part, list | tuple) else part
+    def _name_of(self, columns: dict[str, Any]) -> str:
+        """Return the name of the page's table of these values."""
+        return self._data.setdefault(_json(columns), f"data-{len(self._data) + 1}")
 
     def _card(self, heading: str, caption: str, content: str, folded: bool = False) -> None:
         below = f'<p class="caption">{escape(caption)}</p>' if caption else ""
@@ -209,6 +256,50 @@ class Page:
         if folded:
             card = f"<details><summary><h2>{escape(heading)}</h2></summary>{below}{content}</details>"
         self._sections.append(f'<section class="card">{card}</section>')
+
+
+def tiles(facts: Iterable[Fact]) -> str:
+    """Return the HTML of numbers side by side."""
+    return "".join(
+        f'<div class="fact"><div class="name">{escape(fact.name)}</div>'
+        f'<div class="value">{escape(fact.value)}</div><div class="note">{escape(fact.note)}</div></div>'
+        for fact in facts
+    )
+
+
+def row_of(
+    row: Sequence[str | float | Cell | None],
+    right: Sequence[bool],
+    long: int = LONG,
+    is_strong: bool = False,
+    name: str = "",
+) -> str:
+    """Return the HTML of a row of a table.
+
+    Args:
+        row: one cell per column; None: an empty cell.
+        right: whether each column has numbers.
+        long: characters; longer cells are wrapped.
+        is_strong: whether to highlight it.
+        name: of the row, for scripts.
+    """
+    cells = "".join(_td(_cell(value), is_number, long) for value, is_number in zip(row, right, strict=True))
+    named = f' data-name="{escape(name)}"' if name else ""
+    return f"<tr{_class('strong' * is_strong)}{named}>{cells}</tr>"
+
+
+def without_values(part: Any, name_of: Callable[[dict[str, Any]], str]) -> Any:
+    """Return a part of a specification in which the name of a table replaces each list of rows.
+
+    Args:
+        part: of a specification.
+        name_of: returns the name for the rows, which it gets by column.
+    """
+    if isinstance(part, Mapping):
+        if isinstance(rows := part.get("values"), list) and rows and isinstance(rows[0], Mapping):
+            return {"name": name_of(_columns(rows))}
+        return {key: without_values(value, name_of) for key, value in part.items()}
+    return [without_values(each, name_of) for each in part] if isinstance(part, list | tuple) else part
 
 
 def _json(content: Any) -> str:
@@ -244,7 +335,7 @@ def _cell(value: str | float | Cell | None) -> Cell:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell("", "")
     if isinstance(value, Cell):
-        return value if value.key is not None else Cell(value.text, value.text, value.link, value.hint)
+        return value if value.key is not None else replace(value, key=value.text)
     return Cell(f"{value:.4g}" if isinstance(value, float) else str(value), value)
 
 
@@ -253,7 +344,7 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _td(cell: Cell, is_number: bool, long: int) -> str:
-    text = escape(cell.text)
+    text = cell.drawn or escape(cell.text)
     if cell.link:
         text = f'<a href="{escape(cell.link)}">{text}</a>'
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""

@@ -37,6 +37,11 @@ def figures(course: Course) -> list[Figure]:
     return [figure for make in makers for figure in make(course)]
 
 
+def watched_figures(course: Course) -> list[Figure]:
+    """Return the figures of a run that is going on: loss, LR, metrics and throughput."""
+    return [figure for make in (_losses, _lr, _metrics, _throughput) for figure in make(course)]
+
+
 def line(name: str, series: Series, **look: Any) -> Line:
     """Return a series as a line of at most about `POINTS` points, with its extremes."""
     kept = thinned(series.steps, series.values, POINTS)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lrflow.config.validation import META
-from lrflow.display import number
+from lrflow.display import duration, number
 from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.metric import is_test
@@ -42,23 +42,28 @@ def write_run_page(folder: Path) -> Path:
         LrflowError: the library that draws the figures cannot be made.
         OSError: the page cannot be written.
     """
+    return run_page(folder).write(folder / PAGE)
+
+
+def run_page(folder: Path) -> Page:
+    """Return the page of a run, from the files in its folder."""
     run = Run(folder)
     course = Course(run)
     drawn = figures(course)
     page = Page(str(run.config.get("name") or folder.resolve().name), str(folder))
-    page.facts(_facts(course))
-    page.warnings(_warnings(course))
+    page.facts(facts(course))
+    page.warnings(warnings(course))
     _what_was_run(page, run)
     page.draw(one for one in drawn if one.name.startswith(_BEFORE_FINDINGS))
     _metrics(page, course)
-    _findings(page, course)
+    findings(page, course)
     page.draw(one for one in drawn if not one.name.startswith(_BEFORE_FINDINGS + _AT_THE_END))
     _range_test(page, folder)
     _average(page, run)
     page.draw(one for one in drawn if one.name.startswith(_AT_THE_END))
     _speed(page, course)
     page.code("Config", _config(folder), "The whole config.yaml, without secrets.", folded=True)
-    return page.write(folder / PAGE)
+    return page
 
 
 def wants_page(folder: Path) -> bool:
@@ -74,35 +79,37 @@ def wants_page(folder: Path) -> bool:
     return wants
 
 
-def _facts(course: Course) -> list[Fact]:
+def facts(course: Course) -> list[Fact]:
+    """Return the numbers at the top of the page of a run."""
     run, outcome, name = course.run, course.run.outcome, course.main
     reason = outcome.short_reason if outcome else ""
-    facts = [Fact("status", run.status.replace("_", " "), reason if len(reason) <= _LONG else f"{reason[:_LONG]} ...")]
+    found = [Fact("status", run.status.replace("_", " "), reason if len(reason) <= _LONG else f"{reason[:_LONG]} ...")]
     if name and (best := course.best(name)):
         extreme = "the lowest" if best.metric.mode == "min" else "the highest"
         where = extreme if best.step is None else f"{extreme}, at {course.at(best.step)}"
-        facts.append(Fact(f"best {name}", f"{best.value:.4g}", where))
+        found.append(Fact(f"best {name}", f"{best.value:.4g}", where))
     if name and (last := course.last(name)) is not None:
         tests = {other: course.last(other) for other in course.metrics if is_test(other)}
         note = ", ".join(f"{other} {value:.4g}" for other, value in tests.items() if value is not None)
-        facts.append(Fact(f"last {name}", f"{last:.4g}", note))
+        found.append(Fact(f"last {name}", f"{last:.4g}", note))
     epochs = f"{course.epochs(course.last_step)} epochs" if course.epoch_length else ""
     of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
-    facts.append(Fact("steps", f"{course.last_step:,}{of}", epochs))
+    found.append(Fact("steps", f"{course.last_step:,}{of}", epochs))
     if outcome:
         resumed = any(event.kind == RESUMED for event in course.events)
         note = f"{'resumed' if resumed else 'started'} {run.started}" if run.started else ""
-        facts.append(Fact("time since the resume" if resumed else "time", duration(outcome.seconds), note))
+        found.append(Fact("time since the resume" if resumed else "time", duration(outcome.seconds), note))
     elif run.started:
-        facts.append(Fact("started", run.started))
+        found.append(Fact("started", run.started))
     if device := run.environment.get("device"):
         count, also = run.environment.get("devices"), (run.environment.get("precision"), run.environment.get("host"))
         many = f"{count} x " if count not in (None, 1) else ""
-        facts.append(Fact("device", f"{many}{device}", ", ".join(str(word) for word in also if word)))
-    return facts
+        found.append(Fact("device", f"{many}{device}", ", ".join(str(word) for word in also if word)))
+    return found
 
 
-def _warnings(course: Course) -> list[str]:
+def warnings(course: Course) -> list[str]:
+    """Return what a reader has to know of a run before its numbers."""
     run, found = course.run, []
     if run.outcome and len(run.outcome.reason) > _LONG:
         found.append(run.outcome.reason)
@@ -149,7 +156,7 @@ def _metrics(page: Page, course: Course) -> None:
         page.table("Metrics", ["metric", "last", "best", "at step", "better is"], rows)
 
 
-def _findings(page: Page, course: Course) -> None:
+def findings(page: Page, course: Course) -> None:
     """Add the table of what monitors found, and that of other events."""
     if findings := course.run.findings:
         rows = [
@@ -197,17 +204,6 @@ def _speed(page: Page, course: Course) -> None:
         rows.append(("most memory, in GiB", float(peak.values.max())))
     if rows:
         page.table("Speed and memory", ["", "value"], rows)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as text: `4.2 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    units = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
-    unit, size, smaller, length = next(one for one in units if whole >= one[1])
-    rest = whole % size // length
-    return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
 
 
 def _config(folder: Path) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import values_of
@@ -19,7 +20,7 @@ from lrflow.finding import Finding, kinds_of, read_findings
 from lrflow.metric import Metric
 from lrflow.outcome import STATUSES, Outcome
 from lrflow.plan import Plan
-from lrflow.runs import RunFolder, read_json
+from lrflow.runs import PAGE, RunFolder, read_json
 
 UNFINISHED = ("running", "unfinished")
 """Statuses of a run that has not ended: a process is running it, or its process was killed."""
@@ -62,6 +63,11 @@ class Run:
         if self.outcome is not None:
             return self.outcome.status
         return UNFINISHED[RunFolder(self.folder).holder() is None]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it trains, or trained; task=find records its config, too."""
+        return bool(self.config.get("task", "train") == "train")
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -117,6 +123,12 @@ class Run:
         """The overrides of its command line, by key."""
         return values_of(self.overrides)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The overrides of its command line that change the training, by key."""
+        others = (*_NOT_COMPARED, "task", "sweep")
+        return {key: value for key, value in self.typed.items() if key.partition(".")[0] not in others}
+
     @cached_property
     def plan(self) -> Plan | None:
         """The plan that it executes; None: it cannot be read."""
@@ -154,20 +166,32 @@ class Run:
 
 def find_runs(folder: Path) -> list[Run]:
     """Return the runs in a folder and its subfolders, the newest first."""
-    found = []
+    found = [run for path in run_folders(folder) if (run := Run(path)).is_training]
+    return sorted(found, key=start_of, reverse=True)
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Yield the run folders in a folder and its subfolders, without following links to folders."""
     for path, folders, names in os.walk(folder):
         if "config.yaml" in names and _OF_A_RUN & {*names}:
-            run = Run(Path(path))
-            if run.config.get("task", "train") == "train":  # task=find records its config, too
-                found.append(run)
+            yield Path(path)
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(found, key=_start, reverse=True)
 
 
-def _start(run: Run) -> tuple[str, int, str]:
-    """Order runs by their start, and the trials of one second by their numbers."""
+def start_of(run: Run) -> tuple[str, int, str]:
+    """Return the key that orders runs by their start, and the trials of one second by their numbers."""
     return str(run.environment.get("started", "")), len(run.folder.name), run.folder.name
+
+
+def page_of(folder: Path, start: Path) -> str:
+    """Return the link from a page to the page of a run, or to the run's folder if it has none.
+
+    Args:
+        folder: of the run.
+        start: the folder of the page with the link.
+    """
+    return quote(f"{os.path.relpath(folder, start)}/{PAGE if (folder / PAGE).exists() else ''}")
 
 
 @dataclass(frozen=True)
@@ -246,9 +270,8 @@ def selected(runs: Sequence[Run], conditions: Sequence[Condition], sort: str | N
 
 def swept_keys(runs: Sequence[Run]) -> list[str]:
     """Return the typed keys whose values differ between runs, in the order in which they were typed."""
-    keys = dict.fromkeys(key for run in runs for key in run.typed)
-    compared = [key for key in keys if key.partition(".")[0] not in (*_NOT_COMPARED, "task", "sweep")]
-    return [key for key in compared if len({written(run.value(key)) for run in runs}) > 1]
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    return [key for key in keys if len({written(run.value(key)) for run in runs}) > 1]
 
 
 def different_keys(runs: Sequence[Run]) -> list[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +16,7 @@ from lrflow.display import counted, short_names
 from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page
+from lrflow.reports.runs import page_of
 from lrflow.reports.sweep_charts import by_figure, figures
 from lrflow.reports.sweep_matplotlib import plot_sweep
 from lrflow.runs import PAGE
@@ -57,7 +57,8 @@ def report(
         missing.append(f"no recipe of the best trial: {error}")
     try:
         if page:
-            written.append(write_page(sweep, analyses, best, folder / PAGE))
+            made = _page(sweep, analyses, best, lambda run: page_of(run, folder))
+            written.append(made.write(folder / PAGE))
     except LrflowError as error:
         missing.append(f"no {PAGE}: {error}")
     if several:
@@ -93,25 +94,35 @@ def write_sweep_page(folder: Path) -> Path:
         LrflowError: no run can be read, or the library that draws the figures cannot be made.
         OSError: the page cannot be written.
     """
+    return sweep_page(folder, lambda run: page_of(run, folder)).write(folder / PAGE)
+
+
+def sweep_page(folder: Path, link: Callable[[Path], str]) -> Page:
+    """Return the page of a sweep, from the folders of its runs.
+
+    Args:
+        folder: of the sweep.
+        link: returns the link to the page of the run in a folder.
+
+    Raises:
+        LrflowError: no run can be read.
+    """
     sweep = read_sweep(folder)
     if not sweep.trials:
         raise LrflowError(f"{folder}: no run of this sweep can be read")
     analyses = [found for objective in sweep.objectives if (found := analyse(sweep.by(objective)))]
     recipe = folder / "recipe" / f"{BEST}.yaml"
-    return write_page(sweep, analyses, recipe if recipe.exists() else None, folder / PAGE)
+    return _page(sweep, analyses, recipe if recipe.exists() else None, link)
 
 
-def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | None, path: Path) -> Path:
-    """Write the page of a sweep.
+def _page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | None, link: Callable[[Path], str]) -> Page:
+    """Return the page of a sweep.
 
     Args:
         sweep: the results.
         analyses: of the LR, one per objective; empty: no LR was swept.
         best: the recipe of the best trial; None: there is none.
-        path: of the page, in the sweep folder.
-
-    Raises:
-        LrflowError: the library that draws the figures cannot be made.
+        link: returns the link to the page of the run in a folder.
     """
     page = Page("Learning rate sweep" if analyses else "Sweep", f"{sweep.folder}, {counts(sweep)}")
     several = len(sweep.objectives) > 1
@@ -126,8 +137,8 @@ def write_page(sweep: SweepResults, analyses: Sequence[Analysis], best: Path | N
         text = best.read_text(encoding="utf-8")
         heading = f"Run the best trial by {sweep.metric} again" if several else "Run the best trial again"
         page.code(heading, f"{command(sweep)}\n\n{text}", f"Recipe: {best.relative_to(sweep.folder)}.")
-    _trials_table(page, sweep)
-    return page.write(path)
+    _trials_table(page, sweep, link)
+    return page
 
 
 def counts(sweep: SweepResults) -> str:
@@ -210,14 +221,14 @@ def _curves_table(page: Page, analysis: Analysis, heading: str) -> None:
     page.table(heading, columns, rows, " ".join(analysis.explanations()), strong=0)
 
 
-def _trials_table(page: Page, sweep: SweepResults) -> None:
+def _trials_table(page: Page, sweep: SweepResults, link: Callable[[Path], str]) -> None:
     several = sweep.has_repeats
     pareto = ["Pareto front"] if len(sweep.objectives) > 1 else []
     columns = ["trial", "status", *pareto, *sweep.keys, *(["runs"] if several else []), *sweep.metrics]
     columns += ["steps", "seconds"]
     has_errors = any(trial.error for trial in sweep.trials)
     columns += (["findings"] if sweep.found else []) + (["error"] if has_errors else [])
-    rows = [_row(sweep, trial, has_errors) for trial in sweep.trials]
+    rows = [_row(sweep, trial, link, has_errors) for trial in sweep.trials]
     best = next((index for index, trial in enumerate(sweep.trials) if trial is sweep.best), None)
     text = "A column's name sorts by it. Numbers link to run folders, or to the pages that lrflow report made."
     means = "Metrics are mean ± standard deviation over the runs of a trial, which have different seeds or folds. "
@@ -228,17 +239,16 @@ def _trials_table(page: Page, sweep: SweepResults) -> None:
         )
         heads = ["trial", "status", *runs.keys, *runs.metrics, "steps", "seconds"]
         heads += [*(["findings"] if sweep.found else []), "error"]
-        page.table("Runs", heads, [_row(runs, run, True, front=False) for run in runs.trials], text)
+        page.table("Runs", heads, [_row(runs, run, link, True, front=False) for run in runs.trials], text)
 
 
 def _row(
-    sweep: SweepResults, trial: TrialResult, has_errors: bool, front: bool = True
+    sweep: SweepResults, trial: TrialResult, link: Callable[[Path], str], has_errors: bool, front: bool = True
 ) -> list[str | float | Cell | None]:
     given = [None if (value := trial.given.get(key)) is None else _cell(value) for key in sweep.keys]
     metrics = [_metric(trial, name) for name in sweep.metrics]
     count = [_count(trial)] if sweep.has_repeats else []
-    page = PAGE if (trial.folder / PAGE).exists() else ""
-    number = Cell(str(trial.number), trial.number, quote(f"{trial.folder.relative_to(sweep.folder).as_posix()}/{page}"))
+    number = Cell(str(trial.number), trial.number, link(trial.folder))
     pareto = ["yes" if trial in sweep.front else None] if front and len(sweep.objectives) > 1 else []
     found = [", ".join(map(spoken, trial.findings))] if sweep.found else []
     last = [trial.steps, trial.seconds, *found, *([trial.reason] if has_errors else [])]
