@@ -54,6 +54,11 @@ class RedactedStream:
             self.write(line)
 
     @property
+    def unmasked(self) -> Any:
+        """The stream itself, for the one secret that a user has to read: the token of the dashboard."""
+        return self._stream
+
+    @property
     def buffer(self) -> Any:
         """The binary stream below."""
         return _RedactedBuffer(self._stream.buffer)

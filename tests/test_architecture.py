@@ -29,7 +29,7 @@ FLOORS = {
     "tuning": 10,
     "sweeps": 11, "vectorized": 11,
     "reports": 12,
-    "tasks": 13,
+    "dashboard": 13, "tasks": 13,
     "cli": 14,
     "api": 15,
 }  # fmt: skip

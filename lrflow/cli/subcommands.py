@@ -1,4 +1,4 @@
-"""Subcommands, which train nothing: `lrflow list`, `report`, `compare`, `plot`, `schema`, `init` and `docs`."""
+"""Subcommands, which train nothing, such as `lrflow list`, `report`, `compare` and `dashboard`."""
 
 from __future__ import annotations
 
@@ -169,6 +169,12 @@ def _plot(given: argparse.Namespace) -> None:
     plot(given.words)
 
 
+def _dashboard(given: argparse.Namespace) -> None:
+    from lrflow.cli.dashboard import dashboard
+
+    dashboard(given.words)
+
+
 def _docs(given: argparse.Namespace) -> None:
     from lrflow.cli.pages import show_page
 
@@ -242,6 +248,12 @@ SUBCOMMANDS = {
         "draw a figure of a run or a sweep for a paper, or list its figures: lrflow plot last figure=lr out=lr.pdf",
         lambda parser: parser.add_argument("words", nargs="*"),
         _plot,
+    ),
+    "dashboard": Subcommand(
+        "[FOLDER] [port=NUMBER] [open=true]",
+        "show the runs under outputs/ in the browser: filter, sort, compare, and follow those that are going on",
+        lambda parser: parser.add_argument("words", nargs="*"),
+        _dashboard,
     ),
     "schema": Subcommand(
         "[--config-dir DIR]",

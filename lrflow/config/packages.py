@@ -31,6 +31,8 @@ EXTRAS = {
     "onnx": ("onnx", "export"),
     "onnxscript": ("onnxscript", "export"),
     "alembic": ("alembic", "mlflow"),
+    "starlette": ("starlette", "dashboard"),
+    "uvicorn": ("uvicorn", "dashboard"),
     "comet_ml": ("comet-ml", "comet"),
     "mlflow": ("mlflow-skinny", "mlflow"),
     "sqlalchemy": ("sqlalchemy", "mlflow"),

@@ -29,13 +29,22 @@ class Shown:
     picture: np.ndarray
 
 
-def shown(page: Path, folder: Path, size: tuple[int, int] = (1280, 3000)) -> Shown:
-    """Open a page; `folder` receives the browser's own files."""
+def shown(page: Path | str, folder: Path, size: tuple[int, int] = (1280, 3000), budget: int = 20_000) -> Shown:
+    """Open a page or an address.
+
+    Args:
+        page: a file, or the address of a page.
+        folder: receives the browser's own files.
+        size: of the window, in pixels.
+        budget: milliseconds of the page's own time until it is read.
+    """
+    folder.mkdir(exist_ok=True)
+    address = page if isinstance(page, str) else page.absolute().as_uri()
     picture = folder / "page.png"
     words = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        f"--user-data-dir={folder / 'browser'}", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=20000",
-        "--window-size={},{}".format(*size), "--dump-dom", f"--screenshot={picture}", page.absolute().as_uri(),
+        f"--user-data-dir={folder / 'browser'}", "--enable-logging=stderr", "--v=0", f"--virtual-time-budget={budget}",
+        "--window-size={},{}".format(*size), "--dump-dom", f"--screenshot={picture}", address,
     ]  # fmt: skip
     ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
     console = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
