@@ -244,14 +244,14 @@ SUBCOMMANDS = {
         _compare,
     ),
     "plot": Subcommand(
-        "RUN [figure=NAME] [width=single|double|INCHES] [font=NAME] [out=FILE.pdf|.svg|.png]",
+        "RUN [figure=NAME] [width=INCHES] [font=NAME] [out=FILE]",
         "draw a figure of a run or a sweep for a paper, or list its figures: lrflow plot last figure=lr out=lr.pdf",
         lambda parser: parser.add_argument("words", nargs="*"),
         _plot,
     ),
     "dashboard": Subcommand(
         "[FOLDER] [port=NUMBER] [open=true]",
-        "show the runs under outputs/ in the browser: filter, sort, compare, and follow those that are going on",
+        "show the runs under outputs/ in the browser, also while they train",
         lambda parser: parser.add_argument("words", nargs="*"),
         _dashboard,
     ),
