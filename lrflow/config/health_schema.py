@@ -35,6 +35,9 @@ OwnResponse = Literal["watch", "stop", "recover", "restart", "kick", "raise", "c
 ADJUSTMENTS: tuple[OwnResponse, ...] = ("restart", "kick", "raise")
 """Those of them that change the LR, and nothing else."""
 
+NOTICEABLE = 1.2
+"""The least factor on the LR that is worth one of them."""
+
 OnPlateau = Literal["none", "restart", "kick", "cooldown", "stop"]
 OnOverfitting = Literal["none", "stop", "cooldown"]
 OnTooLow = Literal["none", "raise", "stop"]
@@ -103,7 +106,7 @@ class Recover(Section):
 class Restart(Section):
     """How action=restart lets the LR rise back to its planned peak; see `lrflow.health.actions`."""
 
-    peak: f.PeakShare = 1.0
+    peak: f.ShareAboveZero = 1.0
     """The LR that it rises to, relative to the planned peak."""
     rewarm: f.Within = Duration.parse("2%")
     """Length of the rise; then the LR falls to the plan, which it reaches at the end of the run."""
@@ -114,7 +117,7 @@ class Restart(Section):
 class Kick(Section):
     """How action=kick raises the LR for a short time; see `lrflow.health.actions`."""
 
-    factor: Annotated[float, f.number(1, 1000, above=True)] = 3.0
+    factor: Annotated[float, f.number(NOTICEABLE, 1000)] = 3.0
     """Highest factor on the planned LR."""
     over: f.Interval = Duration.parse("5%")
     """Length of a kick: the factor rises over half of it, and falls over the other half."""
@@ -125,7 +128,7 @@ class Kick(Section):
 class Raise(Section):
     """How action=raise raises the LR for the rest of the run; see `lrflow.health.actions`."""
 
-    most: Annotated[float, f.number(1, 1000, above=True)] = 10.0
+    most: Annotated[float, f.number(NOTICEABLE, 1000)] = 10.0
     """Highest factor of one raise; the finding says which one is enough."""
     rewarm: f.Within = Duration.parse("2%")
     """Length of the rise."""

@@ -123,17 +123,17 @@ def _is_eps(value: Any) -> bool:
 PEAK_SHARE = "a fraction of the peak LR: a number from 0 to 1, or a share such as 1%"
 
 
-def _share(sentence: str, below: bool = False) -> BeforeValidator:
-    """Return the validator of a share, `0.1` or `10%`, from 0 to 1; `below` excludes 1."""
+def _share(sentence: str, below: bool = False, above: bool = False) -> BeforeValidator:
+    """Return the validator of a share, `0.1` or `10%`, from 0 to 1; `above` excludes 0, `below` excludes 1."""
 
     def parse(value: Any) -> Any:
         share = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
         number = float(Decimal(share.group(1)) / 100) if share else value
-        if between(number, 0, 1, False, below):
+        if between(number, 0, 1, above, below):
             return number
         raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
 
-    return BeforeValidator(parse, any_of(limits.number(0, 1, below=below).json, _SHARE))
+    return BeforeValidator(parse, any_of(limits.number(0, 1, above=above, below=below).json, _SHARE))
 
 
 def _is_folder_name(value: Any) -> bool:
@@ -191,6 +191,7 @@ _DURATION = pattern(time.TEXT, any_case=True)
 
 Text = Annotated[str, expects("text", _is_text, _TEXT)]
 PeakShare = Annotated[float, _share(PEAK_SHARE)]
+ShareAboveZero = Annotated[float, _share("a share above 0, such as 0.5 or 50%", above=True)]
 ShareBelowOne = Annotated[float, _share("a share below 1, such as 0.1 or 10%", below=True)]
 Mode = Annotated[Literal["min", "max"], one_of("min", "max")]
 Margin = Annotated[

@@ -19,7 +19,7 @@ from lrflow.config.nodes import may_be_number
 from lrflow.config.origins import short_path
 from lrflow.config.overrides import Override
 from lrflow.config.schema import Feedback, Rules, Schedule, ScheduledSetting
-from lrflow.config.targets import takes
+from lrflow.config.targets import optimizer_traits, takes
 from lrflow.config.task_schema import OF_A_RUN
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
@@ -55,6 +55,7 @@ def _found(config: Config, horizon: Horizon) -> Iterator[str]:
                 yield from _of_schedule(rule.schedule, f"{key}.schedule", horizon)
     yield from _of_trainer(config)
     yield from _of_length(config, horizon)
+    yield from _of_health(config, horizon)
 
 
 def _of_schedule(schedule: Schedule | ScheduledSetting, key: str, horizon: Horizon) -> Iterator[str]:
@@ -136,6 +137,28 @@ def _of_length(config: Config, horizon: Horizon) -> Iterator[str]:
         count = (feedback.__pydantic_extra__ or {}).get(name)
         if isinstance(count, int) and count >= readings:
             yield f"feedback.{name}={count} is not below the {readings} {what}s of the run: it would never act"
+
+
+def _of_health(config: Config, horizon: Horizon) -> Iterator[str]:
+    """Yield a warning for each action on the LR that would come to nothing, as far as a config shows it."""
+    health = config.health
+    rises = {
+        "recover": ("health.recover.rewarm", health.recover.rewarm),
+        "restart": ("health.restart.rewarm", health.restart.rewarm),
+        "kick": ("health.kick.over", health.kick.over),
+        "raise": ("health.raise.rewarm", health.raise_.rewarm),
+    }
+    for action, (key, duration) in rises.items():
+        steps = _steps(duration, horizon) if health.may(action) else None
+        if steps is not None and steps >= horizon.steps > 1:
+            yield f"{key} is {duration}, but the run has only {horizon.steps:,} steps: it ends before the LR is there"
+    if (
+        health.may("raise")
+        and not config.optimizer.of_module
+        and optimizer_traits(config.optimizer.target).estimates_lr
+    ):
+        name = config.optimizer.target.rpartition(".")[2]
+        yield f"health.on_too_low=raise has no effect: {name} estimates the LR itself, so none is too low"
 
 
 def _of_facts(config: Config) -> Iterator[str]:

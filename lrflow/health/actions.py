@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lrflow.config import Config
-from lrflow.config.health_schema import ADJUSTMENTS, Health, OwnResponse
+from lrflow.config.health_schema import ADJUSTMENTS, NOTICEABLE, Health, OwnResponse
 from lrflow.display import counted
 from lrflow.finding import Finding, spoken
 from lrflow.plan import Plan
@@ -21,8 +21,6 @@ from lrflow.training.trainer import Trainer
 
 SETTLES = 0.1
 """After an adjustment, share of the planned run in which no other follows for the same kind of finding."""
-
-_NOTICEABLE = 1.2  # the least factor that is worth an adjustment
 
 
 class Actions:
@@ -79,10 +77,11 @@ class Actions:
             share = float((done.share(at) * done.factor(at))[0])
             factor = peak / share if share > 0 else 0.0
             failed = f"the LR is {share:.3g} times its planned peak"
+            failed += f", and health.restart.peak is {peak:g}" * (peak < 1)
         elif action == "kick":
             over = max(2, health.kick.over.steps(self._length))
             rewarm, until, factor = over // 2, step + over, health.kick.factor
-            failed = f"health.kick.factor is {factor:g}"
+            failed = ""  # the factor is noticeable
         else:
             rewarm, until = health.raise_.rewarm.steps(self._length), None
             wanted = finding.evidence.get("factor", math.inf)
@@ -90,9 +89,10 @@ class Actions:
             factor = min(health.raise_.most, wanted / raised)
             failed = f"the LR is {raised:.3g} times the planned one, and {wanted:.3g} times would do"
         line = f"step {step:,}: {spoken(finding.kind)}: {action}"
-        if factor < _NOTICEABLE or step + rewarm >= end:
+        if factor < NOTICEABLE or step + rewarm >= end:
             if is_new:
-                done.report(f"{line}: nothing changes, since {failed if factor < _NOTICEABLE else 'the run ends soon'}")
+                ends = f"the run ends before the LR has risen over {counted(rewarm, 'step')}"
+                done.report(f"{line}: nothing changes, since {failed if factor < NOTICEABLE else ends}")
             return
         done.add(Adjustment(step, action, finding.kind, factor, rewarm, until, peak, finding.message))
         count = f"{sum(one.action == action for one in done.active)} of {self._times(action)}"

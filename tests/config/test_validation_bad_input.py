@@ -41,6 +41,19 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         ["health=none", "health.on_plateau=kick"],
         {"health.on_plateau": "health.plateau is off, so that nothing finds one"},
     ),
+    "an action without a monitor": (["health=none", "health.action=stop"], {"health.action": "every monitor is off"}),
+    "actions on what is not measured": (
+        ["signals=none", "health.on_too_low=raise", "data.val_size=0", "health.overfitting.action=stop"],
+        {"health.on_too_low": "needs the norms", "health.overfitting.action": "there is no validation"},
+    ),
+    "actions that would change nothing": (
+        ["health.restart.peak=0%", "health.kick.factor=1.1", "health.raise.most=1"],
+        {
+            "health.restart.peak": "a share above 0",
+            "health.kick.factor": "from 1.2 to 1000",
+            "health.raise.most": "from 1.2 to 1000",
+        },
+    ),
     "shares of more than the run": (
         ["health.recover.rewarm=200%", "trainer.val_every=150%", "average=swa", "average.start=101%"],
         dict.fromkeys(

@@ -87,7 +87,7 @@ def test_kicks_are_short_and_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert respond(Done(), "kick", looks, monkeypatch, words) == [(500, 4.0, 540), (640, 4.0, 680)]
     done = Done()
     assert respond(done, "kick", [990], monkeypatch, words) == []
-    assert done.lines[0].endswith("kick: nothing changes, since the run ends soon")
+    assert done.lines[0].endswith("kick: nothing changes, since the run ends before the LR has risen over 20 steps")
 
 
 def test_nothing_adjusts_the_lr_of_a_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
