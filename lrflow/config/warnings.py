@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from lrflow.config.callback_schema import EarlyStopping
 from lrflow.config.config import Config
 from lrflow.config.find_schema import StabilityFind
+from lrflow.config.health_schema import OwnResponse
 from lrflow.config.metric_checks import unlikely_settings
 from lrflow.config.nodes import may_be_number
 from lrflow.config.origins import short_path
@@ -142,7 +143,7 @@ def _of_length(config: Config, horizon: Horizon) -> Iterator[str]:
 def _of_health(config: Config, horizon: Horizon) -> Iterator[str]:
     """Yield a warning for each action on the LR that would come to nothing, as far as a config shows it."""
     health = config.health
-    rises = {
+    rises: dict[OwnResponse, tuple[str, Duration]] = {
         "recover": ("health.recover.rewarm", health.recover.rewarm),
         "restart": ("health.restart.rewarm", health.restart.rewarm),
         "kick": ("health.kick.over", health.kick.over),
