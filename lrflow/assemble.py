@@ -40,7 +40,7 @@ from lrflow.redaction import redact
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Supervised, planned_module
-from lrflow.training.example import ExampleError, trace_uses
+from lrflow.training.example import NoExampleError, trace_uses
 from lrflow.training.loader_settings import build_augmentation, configure_loaders
 from lrflow.training.manual_optimization import check_optimization
 from lrflow.training.module import load_weights
@@ -304,7 +304,7 @@ def _with_order_of_use(
     """Return the parameters with the order in which the module uses them, if an example shows that order."""
     try:
         return replace(parameters, uses=trace_uses(module, data))
-    except ExampleError as error:
+    except NoExampleError as error:
         report(f"layers: ordered as the model declares them; their order of use is unknown: {error}")
         return parameters
 

@@ -36,7 +36,7 @@ from lrflow.training.group_norms import measuring_intervals
 from lrflow.vectorized.eligibility import ineligible_because, population_key, shares_data
 from lrflow.vectorized.fit import PopulationFit
 from lrflow.vectorized.member import Member
-from lrflow.vectorized.population import UnfitError
+from lrflow.vectorized.population import PopulationError
 from lrflow.vectorized.timing import COMPILING, SHARE, Timing, time_ordinary, time_together
 
 PAYS = 1.1
@@ -82,7 +82,7 @@ def train_together(
                 ratio = math.floor(100 * timing.ratio) / 100  # rounded down, never up to the limit
                 findings.append(f"measured {ratio:.2f} times as fast as one after the other")
                 if timing.ratio < PAYS:
-                    raise UnfitError(
+                    raise PopulationError(
                         f"training together gains too little: {findings[0]}, and less than {PAYS:.2f} may be noise"
                     )
             findings.append(verify({number: configs[number] for number in numbers}, loaded))
@@ -92,7 +92,7 @@ def train_together(
                 outcomes |= _train([(number, configs[number]) for number in members], loaded)
         except StoppedError:
             raise
-        except UnfitError as why:
+        except PopulationError as why:
             excluded.setdefault(str(why), []).extend(n for n in numbers if n not in outcomes)
         except Exception as error:  # too little memory, for example: alone they may succeed
             failure = f"training together failed, {_line(error)}"
@@ -150,11 +150,11 @@ def _measure(configs: Sequence[Config], loaded: pl.LightningDataModule | None = 
     size, steps, compiled = len(configs), member.plan.horizon.steps, config.trainer.compile
     whole = step * size * steps
     if compiled and startup > COMPILING * whole:
-        raise UnfitError("too short to compile their step; without trainer.compile they may train together")
+        raise PopulationError("too short to compile their step; without trainer.compile they may train together")
     try:
         together, compiling = time_together(member, size, SHARE * whole, compiled)
     except RuntimeError as error:
-        raise UnfitError.of_vmap(error) from error
+        raise PopulationError.of_vmap(error) from error
     return Timing(step, together, size, steps, compiling)
 
 
@@ -169,7 +169,7 @@ def _train(members: Sequence[tuple[int, Config]], loaded: pl.LightningDataModule
         How each ended, by job number; jobs that could not start, or turned out to be incompatible, are missing.
 
     Raises:
-        UnfitError: the models differ in more than weights, or do something that a population cannot do.
+        PopulationError: the models differ in more than weights, or do something that a population cannot do.
     """
     started, quiet = time.monotonic(), QuietConsole(quiet=True)
     ready: list[tuple[int, Config, RunFolder, Member, list[Logger]]] = []

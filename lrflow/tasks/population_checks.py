@@ -26,7 +26,7 @@ from lrflow.training.isolation import Snapshot
 from lrflow.training.state import attribute_digests, namespaces, preserve_random_state, random_state, same_random_state
 from lrflow.vectorized.eligibility import unsafe_because
 from lrflow.vectorized.member import Member
-from lrflow.vectorized.population import UnfitError
+from lrflow.vectorized.population import PopulationError
 from lrflow.vectorized.updates import Steps
 from lrflow.vectorized.verification import Trace, differences, representative_steps, train_alone, train_stacked
 
@@ -38,14 +38,14 @@ def as_member(ready: Prepared | None) -> Member:
     """Return a run that was just prepared as a member of a population.
 
     Raises:
-        UnfitError: the run cannot train in a population.
+        PopulationError: the run cannot train in a population.
     """
     random = random_state()
     assert ready is not None  # None only for a resumed run
     module, trainer, data = ready.module, ready.trainer, ready.data
     device = trainer.strategy.root_device.type
     if not isinstance(module, Supervised):
-        raise UnfitError("the model is a LightningModule, whose training step may do anything")
+        raise PopulationError("the model is a LightningModule, whose training step may do anything")
     network = module.model
     groups = [[name for name, _ in group.parameters] for group in ready.groups]
     has_dropout = any(type(one) is nn.Dropout and one.training and one.p for one in network.modules())
@@ -62,7 +62,7 @@ def as_member(ready: Prepared | None) -> Member:
     }  # fmt: skip
     for reason, holds in reasons.items():
         if holds:
-            raise UnfitError(reason)
+            raise PopulationError(reason)
     member = Member(trainer, module, data, ready.plan, groups, random, ready.facts)
     member.attach()
     return member
@@ -72,7 +72,7 @@ def check_same_architecture(members: Sequence[Member]) -> None:
     """Check that the models of members differ only in the values of weights and buffers.
 
     Raises:
-        UnfitError: they differ in something else.
+        PopulationError: they differ in something else.
     """
     if not members:
         return
@@ -80,15 +80,15 @@ def check_same_architecture(members: Sequence[Member]) -> None:
         {name: (value.shape, value.dtype) for name, value in one.module.model.state_dict().items()} for one in members
     ]
     if any(own != shapes[0] for own in shapes):
-        raise UnfitError("their models have different parameters or buffers")
+        raise PopulationError("their models have different parameters or buffers")
     try:
         digests = [attribute_digests(one.module.model) for one in members]
     except ValueError as error:
-        raise UnfitError(f"the model holds {error}, which cannot be compared") from error
+        raise PopulationError(f"the model holds {error}, which cannot be compared") from error
     for own in digests[1:]:
         if own != digests[0]:
             name = min(name for name in {*own, *digests[0]} if own.get(name) != digests[0].get(name))
-            raise UnfitError(f"their models differ in {name}, which is no parameter or buffer")
+            raise PopulationError(f"their models differ in {name}, which is no parameter or buffer")
 
 
 def load_shared_data(config: Config) -> pl.LightningDataModule | None:
@@ -135,7 +135,7 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
         A line that describes the comparison.
 
     Raises:
-        UnfitError: the results differ; the message names the first difference.
+        PopulationError: the results differ; the message names the first difference.
     """
     started = time.perf_counter()
     with preserve_random_state(), ExitStack() as restoring:
@@ -150,7 +150,7 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
             if len(pair) == 2:
                 break
         if len(pair) < 2:
-            raise UnfitError("no two of them can start and have the same length")
+            raise PopulationError("no two of them can start and have the same length")
         classes = {type(module) for member in pair.values() for module in member.module.modules()}
         restoring.callback(Snapshot(namespaces(classes)).restore)  # for classes that no `_target_` names
         check_same_architecture(list(pair.values()))
@@ -165,9 +165,9 @@ def verify(configs: Mapping[int, Config], loaded: pl.LightningDataModule | None)
             if differences(member_trace, alone):
                 nudged = _train_alone(configs[number], loaded, timeline, nudged=True)
                 if found := differences(member_trace, alone, nudged):
-                    raise UnfitError(f"training together changes the run: in job {number} {found[0]}")
+                    raise PopulationError(f"training together changes the run: in job {number} {found[0]}")
         if not finite:
-            raise UnfitError("its first steps are not finite, so that nothing can be compared")
+            raise PopulationError("its first steps are not finite, so that nothing can be compared")
     seconds = time.perf_counter() - started
     numbers = " and ".join(map(str, sorted(pair)))
     return f"{len(timeline)} steps of jobs {numbers} equal those of the jobs alone (compared in {seconds:.1f} s)"

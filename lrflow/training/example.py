@@ -27,7 +27,7 @@ from lrflow.training.module import planned_module
 CPU = torch.device("cpu")
 
 
-class ExampleError(Exception):
+class NoExampleError(Exception):
     """Raised if there is no example, or if the module fails on it; the message holds the reason."""
 
 
@@ -39,7 +39,7 @@ def trace_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) 
         data: set up for training; None: not loaded.
 
     Raises:
-        ExampleError: there is no example, the module fails on it, or no operation connects its parameters.
+        NoExampleError: there is no example, the module fails on it, or no operation connects its parameters.
     """
     traces: list[UseTracer] = []
 
@@ -50,7 +50,7 @@ def trace_uses(module: pl.LightningModule, data: pl.LightningDataModule | None) 
     run_example(module, data, watch)
     uses = traces[0].uses
     if not uses.are_connected:
-        raise ExampleError("no operation of torch leads from one of its parameters to another")
+        raise NoExampleError("no operation of torch leads from one of its parameters to another")
     return uses
 
 
@@ -72,7 +72,7 @@ def run_example(
         stage: whose loaders to use: `fit`, `validate` or `test`.
 
     Raises:
-        ExampleError: there is no example, or the copy fails on it.
+        NoExampleError: there is no example, or the copy fails on it.
     """
     with _preserve_cpu_generators():
         batch: Any = None
@@ -82,11 +82,11 @@ def run_example(
         elif data is not None:
             try:
                 batch = example_batch(data, stage)
-            except ExampleError as error:
+            except NoExampleError as error:
                 reason = str(error)
         inputs = getattr(module, "example_input_array", None)
         if batch is None and inputs is None:
-            raise ExampleError(reason)
+            raise NoExampleError(reason)
         try:
             replica = _copy(module)
             with torch.no_grad(), torch.compiler.set_stance("force_eager"), watch(replica):
@@ -102,20 +102,20 @@ def run_example(
         except Exception as error:
             reason = str(error).partition("\n")[0]
             message = f"the model fails on an example before the training: {type(error).__name__}: {reason}"
-            raise ExampleError(message) from error
+            raise NoExampleError(message) from error
 
 
 def example_batch(data: pl.LightningDataModule, stage: str = "fit") -> Any:
     """Return the first two examples of a data module as a batch, in the structure of its loaders.
 
     Raises:
-        ExampleError: the data are a stream, which would lose an example, or cannot be indexed.
+        NoExampleError: the data are a stream, which would lose an example, or cannot be indexed.
     """
     loaders = getattr(data, {"fit": "train", "validate": "val", "test": "test"}[stage] + "_dataloader")()
     try:
         return tree_map_only(DataLoader, _example, loaders) if not _has_streams(loaders) else _reject_stream(loaders)
     except (KeyError, IndexError, TypeError, NotImplementedError) as error:
-        raise ExampleError(f"the data give no example: {type(error).__name__}: {error}") from error
+        raise NoExampleError(f"the data give no example: {type(error).__name__}: {error}") from error
 
 
 def _has_streams(loaders: Any) -> bool:
@@ -126,7 +126,7 @@ def _has_streams(loaders: Any) -> bool:
 
 
 def _reject_stream(loader: object) -> Any:
-    raise ExampleError(f"the data are a stream ({type(loader).__name__}), from which no example is taken")
+    raise NoExampleError(f"the data are a stream ({type(loader).__name__}), from which no example is taken")
 
 
 def _example(loader: DataLoader[Any]) -> Any:

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from lrflow.display import joined
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.training.example import ExampleError, run_example
+from lrflow.training.example import NoExampleError, run_example
 from lrflow.training.module import planned_module
 
 _MODEL_HOOKS = ("configure_model", "configure_sharded_model")
@@ -246,7 +246,7 @@ def _materialize(module: pl.LightningModule, data: pl.LightningDataModule, stage
     reason = ""
     try:
         run_example(module, data, watch, stage)
-    except ExampleError as error:
+    except NoExampleError as error:
         reason = f" ({error})"
     for name, (args, kwargs) in inputs.items():
         lazies[name]._infer_parameters(lazies[name], args, kwargs)  # type: ignore[misc]

@@ -28,7 +28,7 @@ from lrflow.training.progress import ProgressBar
 from lrflow.training.signals import Signals
 from lrflow.training.state import preserve_random_state, set_random_state
 from lrflow.vectorized.eligibility import Generators
-from lrflow.vectorized.population import MemberState, Population, UnfitError
+from lrflow.vectorized.population import MemberState, Population, PopulationError
 from lrflow.vectorized.updates import UPDATES, StepCoefficients, Steps
 
 
@@ -154,12 +154,12 @@ def stack(
         timeline: as in `StepCoefficients`.
 
     Raises:
-        UnfitError: a population cannot train with this optimizer.
+        PopulationError: a population cannot train with this optimizer.
     """
     first = members[0]
     rule = traits_of(type(first.optimizer)).update
     if rule is None:
-        raise UnfitError(f"{type(first.optimizer).__name__} is not one of {', '.join(names_with('update'))}")
+        raise PopulationError(f"{type(first.optimizer).__name__} is not one of {', '.join(names_with('update'))}")
     update = UPDATES[rule](first.optimizer.param_groups[0])
     coefficients = StepCoefficients(
         [one.plan for one in members], [one.optimizer for one in members], update, device, timeline
@@ -180,14 +180,14 @@ class StackedBatches:
         device: the device that holds the data and the batches.
 
     Raises:
-        UnfitError: the data of a loader are not tensors in memory in lrflow's order, or the data of the members differ.
+        PopulationError: the data of a loader are not tensors in memory in lrflow's order, or those of the members differ.
     """
 
     def __init__(self, loaders: Sequence[DataLoader[Any]], device: torch.device) -> None:
         self._orders = [_order(loader) for loader in loaders]
         first, *others = {id(loader.dataset): _tensors(loader.dataset) for loader in loaders}.values()
         if not all(_equal(first, other) for other in others):
-            raise UnfitError("their training data differ")
+            raise PopulationError("their training data differ")
         self._tensors = [tensor.to(device) for tensor in first]
         self._device = device
 
@@ -210,7 +210,7 @@ class StackedBatches:
 def _order(loader: object) -> ShardedBatches:
     order = getattr(loader, "batch_sampler", None)
     if not isinstance(order, ShardedBatches):
-        raise UnfitError("the training data have an order of their own")
+        raise PopulationError("the training data have an order of their own")
     return order
 
 
@@ -220,7 +220,7 @@ def _tensors(dataset: object) -> Sequence[Tensor]:
     if isinstance(dataset, Subset):
         rows = torch.as_tensor(dataset.indices)
         return [tensor[rows] for tensor in _tensors(dataset.dataset)]
-    raise UnfitError("the training data are not a TensorDataset in memory")
+    raise PopulationError("the training data are not a TensorDataset in memory")
 
 
 def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:

@@ -24,11 +24,11 @@ Read = Callable[[Tensor, Tensor], object]
 Clip = Callable[[Tensor, Tensor], Tensor]
 
 
-class UnfitError(Exception):
+class PopulationError(Exception):
     """Raised when runs cannot be trained as one population; the message is the reason."""
 
     @classmethod
-    def of_vmap(cls, error: RuntimeError) -> UnfitError:
+    def of_vmap(cls, error: RuntimeError) -> PopulationError:
         """The first sentence of torch's message about a model that it cannot vectorise."""
         what = str(error).partition("\n")[0].partition(". ")[0].removeprefix("vmap: ").rstrip(".")
         return cls(f"the model cannot be vectorised: {what}")
@@ -42,7 +42,7 @@ class Population:
     they do in Lightning's loop.
 
     A parameter without a gradient in the first step is neither decayed nor counted, as in torch. One that gets a
-    gradient only in some steps would need its own step count; it raises `UnfitError`.
+    gradient only in some steps would need its own step count; it raises `PopulationError`.
 
     Args:
         networks: the networks of the members; their values are copied.
@@ -138,7 +138,7 @@ class Population:
             [members].
 
         Raises:
-            UnfitError: a parameter gets a gradient only in some steps.
+            PopulationError: a parameter gets a gradient only in some steps.
         """
         changes = clip if read is None else _both(read, clip)
         given = (self.weights, self.state, self.buffers, inputs, targets, coefficients, changes)
@@ -205,13 +205,13 @@ class Population:
         return losses.detach(), torch.cat(flat, dim=1), {name: value.detach() for name, value in after.items()}
 
     def _record_idle(self, names: Iterable[str]) -> None:
-        """Record at the first step which parameters have no gradient; raise UnfitError if others have none later."""
+        """Record at the first step which parameters have no gradient; raise if others have none at a later one."""
         idle = frozenset(names)
         if self._segments is None:
             self.idle = idle
             self._segments = self._trained_segments()
         elif idle != self.idle:
-            raise UnfitError(f"{min(idle ^ self.idle)} gets a gradient only in some steps")
+            raise PopulationError(f"{min(idle ^ self.idle)} gets a gradient only in some steps")
 
     def _trained_segments(self) -> list[tuple[int, int, int]]:
         """The weights that are updated, as the fewest contiguous segments per group."""

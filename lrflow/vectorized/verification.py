@@ -28,7 +28,7 @@ from lrflow.training.state import attribute_digests, random_state, same_random_s
 from lrflow.training.trainer import Trainer
 from lrflow.vectorized.fit import clipping, evaluate
 from lrflow.vectorized.member import Member, StackedBatches, stack
-from lrflow.vectorized.population import UnfitError
+from lrflow.vectorized.population import PopulationError
 from lrflow.vectorized.updates import Steps
 
 CLOSE = 1e-4
@@ -129,7 +129,7 @@ def train_alone(
         nudged: whether to start from weights that are changed by `NUDGE`.
 
     Raises:
-        UnfitError: the module does something that a population cannot do for each member.
+        PopulationError: the module does something that a population cannot do for each member.
     """
     network = module.model
     if nudged:
@@ -147,11 +147,11 @@ def train_alone(
     after = _attributes(network)
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            raise UnfitError(f"the model changes {name} during training, which is no parameter or buffer")
+            raise PopulationError(f"the model changes {name} during training, which is no parameter or buffer")
     if shapes != {name: (value.shape, value.dtype) for name, value in network.named_buffers()}:
-        raise UnfitError("the model's buffers change their shape or dtype during training")
+        raise PopulationError("the model's buffers change their shape or dtype during training")
     if len(set(trace.idle)) > 1:
-        raise UnfitError(f"{min(frozenset.union(*trace.idle))} gets a gradient only in some steps")
+        raise PopulationError(f"{min(frozenset.union(*trace.idle))} gets a gradient only in some steps")
     return trace
 
 
@@ -163,12 +163,12 @@ def train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
         timeline: the steps, as `representative_steps` returns them.
 
     Raises:
-        UnfitError: the model cannot be vectorised.
+        PopulationError: the model cannot be vectorised.
     """
     try:
         return _train_stacked(members, timeline)
     except RuntimeError as error:
-        raise UnfitError.of_vmap(error) from error
+        raise PopulationError.of_vmap(error) from error
 
 
 def _train_stacked(members: Sequence[Member], timeline: Steps) -> list[Trace]:
@@ -299,7 +299,7 @@ def _attributes(network: nn.Module) -> dict[str, str]:
     try:
         return attribute_digests(network) | shared_state_digests(network)
     except ValueError as error:
-        raise UnfitError(f"the model holds {error}, which cannot be compared") from error
+        raise PopulationError(f"the model holds {error}, which cannot be compared") from error
 
 
 def _copies(named: Mapping[str, Any]) -> dict[str, Tensor]:

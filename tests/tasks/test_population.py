@@ -19,7 +19,7 @@ from lrflow.outcome import Outcome
 from lrflow.tasks import evaluate, population, prepare, train
 from lrflow.training.machine import varies
 from lrflow.vectorized.eligibility import ineligible_because, population_key
-from lrflow.vectorized.population import Population, UnfitError
+from lrflow.vectorized.population import Population, PopulationError
 
 SMALL = ["model.widths=[8]", "model.dropout=0", "trainer=cpu", "data.batch_size=128", "trainer.max_epochs=3"]
 SMALL += ["trainer.progress=false", "trainer.log_every=7", "model=mlp"]
@@ -163,7 +163,7 @@ def _fails_at(step: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Population, "step", failing)
 
 
-@pytest.mark.parametrize("error", [UnfitError("they differ"), RuntimeError("out of memory")])
+@pytest.mark.parametrize("error", [PopulationError("they differ"), RuntimeError("out of memory")])
 def test_a_population_that_fails_leaves_no_files(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

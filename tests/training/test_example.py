@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lrflow.training.example import ExampleError, example_batch, trace_uses
+from lrflow.training.example import NoExampleError, example_batch, trace_uses
 from lrflow.training.module import Supervised
 
 
@@ -120,7 +120,7 @@ class Apart(nn.Module):
     ids=["no data", "stream", "no loader", "fails", "apart"],
 )
 def test_errors_give_the_reason(network: nn.Module, data: Any, why: str) -> None:
-    with pytest.raises(ExampleError, match=why):
+    with pytest.raises(NoExampleError, match=why):
         trace_uses(Supervised(network, "mse"), data)
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from lrflow.config import Config, compose
 from lrflow.tasks import population, population_checks, train
 from lrflow.training.state import random_state, same_random_state
-from lrflow.vectorized.population import Population, UnfitError
+from lrflow.vectorized.population import Population, PopulationError
 from lrflow.vectorized.updates import NEVER, SGDUpdate, StepCoefficients
 from lrflow.vectorized.verification import SHAKEN
 
@@ -245,7 +245,7 @@ def test_the_verification_finds_every_kind_of_difference(tmp_path: Path, monkeyp
                 return by | {name: change(by, late)}  # noqa: B023
 
             patched.setattr(StepCoefficients, "at", wrong)
-            with pytest.raises(UnfitError, match=r"training together changes the run: in job [01]"):
+            with pytest.raises(PopulationError, match=r"training together changes the run: in job [01]"):
                 population_checks.verify(jobs(tmp_path, "relu"), None)
 
 
@@ -259,5 +259,5 @@ def test_a_parameter_trained_only_in_some_steps_ends_the_population() -> None:
     by = {name: torch.full((2, 1), 0.1) for name in ("lr", "decay")}
     batch = torch.randn(2, 4, 16), torch.zeros(2, 4, dtype=torch.int64)
     together.step(*batch, by)
-    with pytest.raises(UnfitError, match=r"other\.(bias|weight) gets a gradient only in some steps"):
+    with pytest.raises(PopulationError, match=r"other\.(bias|weight) gets a gradient only in some steps"):
         together.step(*batch, by)
