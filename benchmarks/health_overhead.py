@@ -37,7 +37,7 @@ from rich.console import Console
 import lrflow
 from lrflow.loggers.loggers import CSVLogger
 from lrflow.runs import RunFolder
-from lrflow.tasks.train import Prepared, prepare
+from lrflow.tasks.prepare import Prepared, prepare
 from lrflow.training.trainer import quieten_lightning
 
 FILE = Path(__file__).with_name("health_overhead.json")

@@ -38,9 +38,9 @@ ADJUSTMENTS: tuple[OwnResponse, ...] = ("restart", "kick", "raise")
 NOTICEABLE = 1.2
 """The least factor on the LR that is worth one of them."""
 
-OnPlateau = Literal["none", "restart", "kick", "cooldown", "stop"]
+OnPlateau = Literal["none", "stop", "cooldown", "restart", "kick"]
 OnOverfitting = Literal["none", "stop", "cooldown"]
-OnTooLow = Literal["none", "raise", "stop"]
+OnTooLow = Literal["none", "stop", "raise"]
 
 Action = Literal["stop", "warn", "ignore"]
 """Reaction to the first value that is not finite."""
@@ -85,7 +85,7 @@ class Detector(MonitorNode):
     model_config = ConfigDict(extra="allow")
 
     action: Annotated[OwnResponse, f.one_of(*get_args(OwnResponse))] | None = None
-    """Response to what it finds. ignore: it does not look; None: as `health.action` says, if the kind is worth it."""
+    """Response to what it finds. ignore: it does not look; None: as `health.action`, if that holds for its kind."""
 
 
 class Recover(Section):
@@ -186,7 +186,7 @@ class Health(Section):
     raise_: Raise = Field(default_factory=lambda: Raise.model_validate({}), alias="raise")
     """How action=raise raises the LR for the rest of the run."""
     cooldown: f.Interval = Duration.parse("10%")
-    """Length of the decay of the LR with which action=cooldown ends a run, of the planned one."""
+    """Length of the decay of the LR with which action=cooldown ends a run; a share is one of the planned run."""
     on_plateau: Annotated[OnPlateau, f.one_of(*get_args(OnPlateau))] | None = None
     """Short form of `plateau.action`; overrides it."""
     on_overfitting: Annotated[OnOverfitting, f.one_of(*get_args(OnOverfitting))] | None = None
@@ -201,7 +201,7 @@ class Health(Section):
         return {kind: "watch" if word == "none" else word for kind, word in given.items() if word is not None}
 
     def may(self, response: OwnResponse) -> bool:
-        """Return whether this is the response to any finding; it need not be one that is worth it."""
+        """Return whether this may be the response to a finding: it is that of `health.action` or of a monitor."""
         found = [node.get("action") for name, node in self.nodes().items() if name != "nonfinite"]
         return response in (self.action, *found)
 

@@ -180,7 +180,7 @@ class StackedBatches:
         device: the device that holds the data and the batches.
 
     Raises:
-        PopulationError: the data of a loader are not tensors in memory in lrflow's order, or those of the members differ.
+        PopulationError: the data of a loader, or of one member, are not tensors in memory in the order of the others.
     """
 
     def __init__(self, loaders: Sequence[DataLoader[Any]], device: torch.device) -> None:

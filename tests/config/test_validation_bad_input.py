@@ -31,11 +31,15 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "a detector whose findings no earlier state helps against": (
         ["health.too_low.action=recover"],
-        {"health.too_low.action": "expected one of watch, stop, ignore, raise, or null"},
+        {"health.too_low.action": "expected one of watch, stop, raise, ignore, or null"},
+    ),
+    "a higher LR against an LR that is too high": (
+        ["health.diverging.action=raise"],
+        {"health.diverging.action": "expected one of watch, stop, recover, ignore, or null"},
     ),
     "an action of another kind": (
         ["health.on_too_low=kick"],
-        {"health.on_too_low": "expected one of none, raise, stop"},
+        {"health.on_too_low": "expected one of none, stop, raise"},
     ),
     "an action for what nothing finds": (
         ["health=none", "health.on_plateau=kick"],
