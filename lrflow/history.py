@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from lrflow.metric import Metric
 from lrflow.schedules.time import Floats
 
 _ROWS = 2000  # that are converted at once
@@ -45,6 +46,14 @@ class Series:
         means = [(steps[part].mean(), values[part].mean()) for part in parts if part.size]
         return Series(*np.array(means, float).T) if means else Series.empty()
 
+    def best(self, metric: Metric) -> tuple[float, int] | None:
+        """Return the best finite value by the mode of a metric and its step, the first of equal ones; None: none."""
+        known = np.flatnonzero(np.isfinite(self.values))
+        if not known.size:
+            return None
+        at = known[np.argmin(metric.sign * self.values[known])]
+        return float(self.values[at]), int(self.steps[at])
+
 
 class History(dict[str, Series]):
     """The series of a run by column, in the order of the file; a column without values is missing."""
@@ -55,6 +64,19 @@ class History(dict[str, Series]):
     def groups(self, kind: str) -> list[str]:
         """Return the names of the groups that have a column of this kind, such as `lr` for `lr/backbone`."""
         return [name.removeprefix(f"{kind}/") for name in self if name.startswith(f"{kind}/")]
+
+    def rows(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
+        """Return the steps and their values by column, in the order of the steps; of rows of one step, the last values.
+
+        Args:
+            before: the first step that is left out; None: none is.
+        """
+        found: dict[int, dict[str, float]] = {}
+        for name, series in self.items():
+            for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+                if before is None or step < before:
+                    found.setdefault(step, {})[name] = value
+        return sorted(found.items())
 
 
 def read_history(path: Path, wanted: Callable[[str], bool] | None = None, rows: int | None = None) -> History:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lrflow.history import Series, read_history
+from lrflow.metric import Metric
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,24 @@ def test_a_smoothed_series_is_the_means_of_its_stretches() -> None:
     assert smooth.steps.tolist() == [0.5, 2.5, 5.5]
     assert smooth.values.tolist() == [2, 6, 5.5]
     assert len(Series(np.array([3]), np.array([math.nan])).smoothed(4)) == 0
+
+
+def test_rows_have_the_values_of_each_step_once(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,a,b\n3,1,\n1,2,5\n3,,7\n3,8,\n4,9,9\n5,1")
+    found = read_history(tmp_path / "metrics.csv")
+    assert found.rows(before=4) == [(1, {"a": 2, "b": 5}), (3, {"a": 8, "b": 7})]
+    assert found.rows()[-1] == (4, {"a": 9, "b": 9})
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "best"),
+    [
+        ([2, 1, 1, 3], "min", (1, 1)),
+        ([2, 1, math.inf, 3], "max", (3, 3)),
+        ([math.nan, -math.inf], "min", None),
+        ([], "max", None),
+    ],
+)
+def test_the_best_value_is_finite_and_the_first(values: list[float], mode: str, best: tuple[float, int] | None) -> None:
+    series = Series(np.arange(len(values)), np.array(values, float))
+    assert series.best(Metric.parse("val/x", mode)) == best

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.finding import Finding, read_findings
+from lrflow.history import read_history
 from lrflow.loggers.contents import found_in
 from lrflow.loggers.failures import Failures
 from lrflow.metric import Metric, guess_mode
@@ -69,10 +67,8 @@ class About:
         """Return the best value of the metric in the metrics.csv of a run folder, and its step; None: there is none."""
         if self.metric is None:
             return None
-        metric = Metric.parse(self.metric, self.mode)
-        rows = rows_before(RunFolder(folder).metrics, sys.maxsize)
-        found = [(row[metric.name], step) for step, row in rows if math.isfinite(row.get(metric.name, math.nan))]
-        return min(found, key=lambda pair: metric.cost(pair[0]), default=None)
+        series = read_history(RunFolder(folder).metrics, self.metric.__eq__)[self.metric]
+        return series.best(Metric.parse(self.metric, self.mode))
 
     def ending(self, folder: Path, outcome: Outcome) -> dict[str, str | float]:
         """Return how a run ended: `status`, `reason`, what it found, and the best value of the metric with its step."""
@@ -185,7 +181,7 @@ class Dashboard(Logger):
             self._known = self.open()
         if self._pending and not self._is_restored:
             self._step = -1
-            self._send(rows_before(RunFolder(self.folder).metrics, self._pending[0][0]))
+            self._send(read_history(RunFolder(self.folder).metrics).rows(before=self._pending[0][0]))
             self._is_restored, self._step = True, -1
         self._send(self._pending)
         self._pending = []
@@ -261,26 +257,3 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return not isinstance(value, str)
-
-
-def rows_before(path: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the values of each step before `step` in metrics.csv; nothing if there is no such file."""
-    rows: dict[int, dict[str, float]] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                number = row.pop("step", "")
-                if number and number.isdigit() and int(number) < step:
-                    rows.setdefault(int(number), {}).update(_numbers(row))
-    yield from sorted(rows.items())
-
-
-def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, text in row.items():
-        try:
-            value = float(text or "")
-        except ValueError:
-            continue  # an empty cell, or the incomplete end of a file
-        found[name] = int(value) if math.isfinite(value) and str(text).lstrip("-").isdigit() else value
-    return found

@@ -13,7 +13,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrflow.finding import Finding, read_findings, spoken
-from lrflow.loggers.dashboard import rows_before
+from lrflow.history import read_history
 from lrflow.loggers.wandb_access import ReachableWandbLogger
 from lrflow.loggers.wandb_artifacts import staged_in
 from lrflow.loggers.wandb_file import rows_of
@@ -151,7 +151,7 @@ class WandbHistory(ReachableWandbLogger):
         experiment: Any = self.experiment
         if not getattr(experiment, "offline", False):
             self._least = int(getattr(experiment, "step", 0) or 0)  # of the server, which takes no earlier ones
-        for before, row in rows_before(self._folder / "metrics.csv", step):
+        for before, row in read_history(self._folder / "metrics.csv").rows(before=step):
             self._put(before, row)
 
     def _remember(self, step: int, names: set[str]) -> None:

@@ -143,12 +143,10 @@ class Course:
     def best(self, name: str) -> Best | None:
         """Return the best value of a metric; None: it has no finite one."""
         metric, series = self.run.metric(name), self.history[name]
-        finite = np.isfinite(series.values)
-        if not finite.any():
-            value = self.run.metrics.get(name)
-            return None if value is None or not math.isfinite(value) else Best(metric, value, None)
-        place = int(np.argmin(metric.sign * series.values[finite]))
-        return Best(metric, float(series.values[finite][place]), int(series.steps[finite][place]))
+        if found := series.best(metric):
+            return Best(metric, *found)
+        value = self.run.metrics.get(name)
+        return None if value is None or not math.isfinite(value) else Best(metric, value, None)
 
     @cached_property
     def main(self) -> str | None:
