@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lrflow.config import Config
+from lrflow.history import read_history
 from lrflow.loggers.dashboard import BEST
+from lrflow.loggers.wandb_history import STEP
 from lrflow.loggers.wandb_run import OPTIONS
 from lrflow.metric import TRAIN_LOSS, is_test, is_validation
 from lrflow.runs import RunFolder, read_json
 from lrflow.sweeps.results import SweepResults
 
-STEP, SAMPLES = "step", "samples"
+SAMPLES = "samples"
+"""The clock that counts examples."""
 
 MOST_GROUPS = 12
 """Most groups that have panels of their own."""
@@ -35,6 +35,7 @@ class Shown:
         lowest_is_best: whether it is better if it is lower.
         keys: the swept keys.
         group: W&B's group of the runs: the sweep; None: all runs of the project.
+        lr_key: the config key of the LR.
     """
 
     groups: tuple[str, ...]
@@ -43,6 +44,7 @@ class Shown:
     lowest_is_best: bool = True
     keys: tuple[str, ...] = ()
     group: str | None = None
+    lr_key: str = "optimizer.lr"
 
     @classmethod
     def of(cls, sweep: SweepResults) -> Shown:
@@ -52,22 +54,14 @@ class Shown:
         for run in sweep.runs:
             plan = read_json(RunFolder(run.folder).plan, dict) if RunFolder(run.folder).plan.exists() else {}
             groups |= dict.fromkeys(str(one["name"]) for one in plan.get("groups", ()))
-            metrics |= dict.fromkeys(name for name in _columns(run.folder) if is_validation(name) or is_test(name))
+            metrics |= dict.fromkeys(read_history(RunFolder(run.folder).metrics, _is_measured))
         group = sweep.folder.name if sweep.folder.parent.name == "sweeps" else None
-        return cls(tuple(groups), tuple(metrics), sweep.metric, sweep.mode == "min", sweep.keys, group)
-
-    @property
-    def lr_key(self) -> str:
-        """The config key of the LR."""
-        return next((key for key in self.keys if key.endswith("lr")), "optimizer.lr")
+        lr_key = sweep.lr_key or cls.lr_key
+        return cls(tuple(groups), tuple(metrics), sweep.metric, sweep.mode == "min", sweep.keys, group, lr_key)
 
 
-def _columns(folder: Path) -> list[str]:
-    path = RunFolder(folder).metrics
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])
+def _is_measured(column: str) -> bool:
+    return is_validation(column) or is_test(column)
 
 
 def _place(key: str) -> str:
@@ -101,7 +95,7 @@ def panels_of(shown: Shown) -> dict[str, list[Any]]:
             wr.ParallelCoordinatesPlot(
                 title="Parallel coordinates",
                 columns=[
-                    *(column(wr.Config(_place(key)), log=key.endswith("lr")) for key in shown.keys),
+                    *(column(wr.Config(_place(key)), log=key == shown.lr_key) for key in shown.keys),
                     column(best, inverted=shown.lowest_is_best),
                 ],
             ),
@@ -138,21 +132,14 @@ def workspace_of(shown: Shown, entity: str, project: str) -> Any:
     )
 
 
-def report_of(shown: Shown, entity: str, project: str, lines: Sequence[str] = ()) -> Any:
-    """Return the report; `save()` makes it a report of the project.
-
-    Args:
-        shown: what the panels show.
-        entity: account or team.
-        project: project of the runs.
-        lines: what the analysis of the sweep says.
-    """
+def report_of(shown: Shown, entity: str, project: str) -> Any:
+    """Return the report; `save()` makes it a report of the project."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
     filters = [ws.Metric("Group") == shown.group] if shown.group else []
     runs = wr.Runset(name=shown.group or "all runs", filters=filters)  # of the report's project
-    blocks: list[Any] = [*(wr.P(text=line) for line in lines)]
+    blocks: list[Any] = []
     for name, panels in panels_of(shown).items():
         blocks += [wr.H2(text=name), wr.PanelGrid(runsets=[runs], panels=panels)]
     title = f"Learning rate: {shown.group or project}"
