@@ -109,13 +109,13 @@ class Layers:
             data = {"values": [{side: rule.at, "series": name, "hint": rule.hint} for rule in group]}
             mark = {"type": "rule", "clip": True, "strokeWidth": width, **({"strokeDash": _DASHED} if dashed else {})}
             layers.append({"data": data, "mark": mark, "encoding": {**place, **self._ink(name)}})
-            told = [
+            tooltip = [
                 {"field": "series", "title": "name"},
                 {**_value(side, axis), "title": axis.title},
                 {"field": "hint"},
             ]
             target = {"type": "rule", "clip": True, "strokeWidth": 12, "opacity": 0}
-            layers.append({"data": data, "mark": target, "encoding": {**place, "tooltip": told}})
+            layers.append({"data": data, "mark": target, "encoding": {**place, "tooltip": tooltip}})
         return layers
 
     def points(self, points: Points) -> list[Spec]:

@@ -70,7 +70,7 @@ class Points:
         x, y: of the points.
         hints: the tooltip of each; its first line is bold.
         labels: a text beside each point.
-        shape: `circle`, `cross`, `star`, `triangle-down` or another shape of Vega's.
+        shape: `circle`, `star`, `x`, or another shape of Vega's, such as `triangle-down`.
         size: in square pixels.
         colour: empty: the next one of the palette, by the name.
         opacity: from 0 to 1.
@@ -133,6 +133,7 @@ class Band:
 
 
 Part: TypeAlias = Line | Points | Rule | Band
+"""What a chart is made of."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
-from lrflow.display import COLD_TO_HOT, CURVES, MUTED, counted, number
+from lrflow.display import COLD_TO_HOT, CURVES, MUTED, counted
 from lrflow.reports.chart_layers import NUMBER, Layers
-from lrflow.reports.chart_parts import Axis, Band, Line, Points, Rule, Scale, Spec
-
-Part: TypeAlias = Line | Points | Rule | Band
+from lrflow.reports.chart_parts import Axis, Band, Line, Part, Points, Rule, Scale, Spec
 
 MAX_LEGEND = 16  # names; more have no legend
 MAX_TICKS = 6  # of an axis of parallel coordinates that has a text per value
@@ -94,42 +91,6 @@ def bars(shares: Mapping[str, float], title: str, percent: bool = False, colour:
             {"mark": {"type": "text", "align": "left", "dx": 5}, "encoding": {"text": text}},
         ],
     }
-
-
-def heatmap(
-    across: Sequence[str], up: Sequence[str], values: Sequence[Sequence[float]], titles: tuple[str, str, str]
-) -> Spec:
-    """Return a chart of one coloured cell per pair of names.
-
-    Args:
-        across: names of the columns.
-        up: names of the rows, the first at the top.
-        values: a row of values per name of `up`; values that are not finite leave a hole.
-        titles: of the columns, the rows and the values.
-    """
-    rows: list[Spec] = [
-        {"x": column, "y": row, "value": value}
-        for row, line in zip(up, values, strict=True)
-        for column, value in zip(across, line, strict=True)
-        if math.isfinite(value)
-    ]
-    known = sorted(rows, key=lambda row: row["value"])
-    ends = [f"{row['y']}, {row['x']}: {number(row['value'])}" for row in known]
-    found = f"lowest at {ends[0]}; highest at {ends[-1]}" if ends else "nothing is known"
-    sides = [
-        {"field": name, "type": "nominal", "sort": None, "title": title}
-        for name, title in zip("xy", titles, strict=False)
-    ]
-    value = {"field": "value", "type": "quantitative", "title": titles[2]}
-    return {
-        "description": f"{titles[2]} by {titles[0]} and {titles[1]}: {found}",
-        "data": {"values": rows},
-        "mark": {"type": "rect"},
-        "encoding": {
-            "x": {**sides[0], "axis": {"labelAngle": 0 if len(across) < 9 else -40}}, "y": sides[1],
-            "color": {**value, "scale": {"range": list(COLD_TO_HOT)}}, "tooltip": [*sides, {**value, "format": NUMBER}],
-        },
-    }  # fmt: skip
 
 
 def parallel(scales: Sequence[Scale], hints: Sequence[str], falling: bool = False) -> Spec:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lrflow.display import CURVES, MUTED, number
-from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Points, Rule, Spec
-from lrflow.reports.charts import Part, chart
+from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Part, Points, Rule, Spec
+from lrflow.reports.charts import chart
 from lrflow.reports.page import Fact, Page
 from lrflow.runs import PAGE
 from lrflow.tuning.confirmation import Confirmation

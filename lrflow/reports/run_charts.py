@@ -14,8 +14,8 @@ from lrflow.history import Series
 from lrflow.metric import TRAIN_LOSS, is_test, is_validation
 from lrflow.plan.table import sample_steps
 from lrflow.reports.chart_layers import thinned
-from lrflow.reports.chart_parts import Axis, Figure, Line, Points, Rule
-from lrflow.reports.charts import Part, chart
+from lrflow.reports.chart_parts import Axis, Figure, Line, Part, Points, Rule
+from lrflow.reports.charts import chart
 from lrflow.reports.course import RESUMED, SHOWN, Course, Event
 from lrflow.training.machine import SAMPLES, STEPS, TOKENS
 from lrflow.training.noise_scale import NOISE_SCALE

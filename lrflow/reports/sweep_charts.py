@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Sequence
 
 from lrflow.display import CURVES, MUTED, scale_of
-from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Points, Scale
-from lrflow.reports.charts import Part, bars, chart, parallel
+from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Part, Points, Scale
+from lrflow.reports.charts import bars, chart, parallel
 from lrflow.reports.sweep_matplotlib import MAX_NUMBERED, interpolate_line
 from lrflow.sweeps.analysis import Analysis, LRCurve
 from lrflow.sweeps.importance import importance, learning_curves

@@ -1,4 +1,4 @@
-"""Vega-Lite, whose JavaScript is in the package vl-convert-python: the library of a page, and pictures of charts."""
+"""The JavaScript that draws the charts of a page: Vega-Lite, which the package vl-convert-python brings."""
 
 from __future__ import annotations
 

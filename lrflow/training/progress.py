@@ -21,7 +21,6 @@ from lrflow.training.monitor import Monitor
 SPARKS = 16
 """Characters of the sparkline of the plan."""
 
-
 WIDE = 100
 """Least characters of a line that has room for a bar beside the sparkline."""
 

@@ -14,7 +14,7 @@ from browser import needs_browser, shown
 from pages import charts
 
 from lrflow.reports.chart_parts import Axis, Line, Points, Rule, Scale
-from lrflow.reports.charts import bars, chart, heatmap, parallel
+from lrflow.reports.charts import bars, chart, parallel
 from lrflow.reports.page import Cell, Fact, Page
 
 
@@ -101,13 +101,12 @@ def test_a_browser_draws_every_chart_and_reports_nothing(tmp_path: Path) -> None
     shades = [Line("a", [0, 1], [1, 2], shade=0.1, hint="trial 1"), Points("b", [1], [2], ["x"], shades=[1.0])]
     page.figure("Shades", chart(step, loss, shades, shade="LR"))
     page.figure("Bars", bars({"lr": 0.6, "seed": 0.1}, "share", percent=True), height=120)
-    page.figure("Heat", heatmap(["1", "2"], ["a"], [[1.0, 2.0]], ("x", "y", "loss")), height=160)
     page.figure("Parallel", parallel([Scale("lr", [0.1, 1.0], log=True), Scale("loss", [1.0, 2.0])], ["0", "1"]))
     path = page.write(tmp_path / "page.html")
     found = shown(path, tmp_path)
     assert found.console == []
     told = re.findall(r'<div class="chart"[^>]*role="img"[^>]*aria-label="([^"]*)"[^>]*>', found.dom)
-    assert len(told) == found.dom.count("<svg") == 5
+    assert len(told) == found.dom.count("<svg") == 4
     assert told[0] == "it falls"
     assert '<p class="notes">This chart' not in found.dom
     pressed = re.findall(r'<button[^>]* aria-pressed="false">(?:(?!</button>).)*</button>', found.dom)

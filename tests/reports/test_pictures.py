@@ -11,7 +11,7 @@ import vl_convert
 from PIL import Image
 
 from lrflow.reports.chart_parts import Axis, Figure, Line, Points, Rule, Scale
-from lrflow.reports.charts import bars, chart, heatmap, parallel
+from lrflow.reports.charts import bars, chart, parallel
 from lrflow.reports.pictures import Style, draw, figures_of, has_font, still
 
 CHART = chart(
@@ -48,7 +48,6 @@ def test_the_legend_is_in_the_picture_and_what_the_mouse_shows_is_not(tmp_path: 
     "spec",
     [
         bars({"lr": 0.6, "seed": 0.1}, "share", percent=True),
-        heatmap(["1", "2"], ["a"], [[1.0, 2.0]], ("x", "y", "loss")),
         parallel([Scale("lr", [1e-3, 1e-1], log=True), Scale("loss", [1.0, 2.0])], ["trial 0", "trial 1"]),
         chart(
             Axis("LR", "log"),
@@ -60,7 +59,7 @@ def test_the_legend_is_in_the_picture_and_what_the_mouse_shows_is_not(tmp_path: 
             shade="LR",
         ),
     ],
-    ids=["bars", "heatmap", "parallel", "shades"],
+    ids=["bars", "parallel", "shades"],
 )
 def test_every_kind_of_chart_is_drawn(spec: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     svg = draw(Figure("a", "A", spec), tmp_path / "a.svg", Style()).read_text()
