@@ -63,8 +63,9 @@ class Dashboard:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._lock = Lock()
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._making, self._watching = Lock(), Lock()
+        self._pages: OrderedDict[Any, Page] = OrderedDict()
+        self._watched: OrderedDict[str, Any] = OrderedDict()
 
     def list(self, request: Request) -> Response:
         """Send the page of all runs."""
@@ -75,7 +76,8 @@ class Dashboard:
         since = request.query_params.get("since", "0")
         version, entries, gone = self._index.changes(int(since) if since.isdecimal() and len(since) < 19 else 0)
         changed = {entry.id: rows.row(entry) for entry in entries}
-        return _json({"version": version, "rows": changed, "gone": gone, "unread": self._index.unread})
+        found = {"version": version, "rows": changed, "gone": gone, "unread": self._index.unread}
+        return _json(found | ({"sweeps": rows.sweeps(self._index)} if changed or gone else {}))
 
     def matches(self, request: Request) -> Response:
         """Send the ids of the runs that meet the words of a filter."""
@@ -110,8 +112,8 @@ class Dashboard:
         entry = self._index.entry(request.path_params["id"])
         if entry is None:
             return _json({"problem": "The run is gone: its folder was moved or deleted."}, 404)
-        with self._lock:
-            live = self._keep(("live", entry.id), lambda: Live(entry))
+        with self._watching:
+            live = _keep(self._watched, entry.id, lambda: Live(entry))
             return _json(live.changes(entry, request.query_params.get("at", "")))
 
     def sweep(self, request: Request) -> Response:
@@ -151,20 +153,21 @@ class Dashboard:
     def _made(self, key: tuple[Any, ...], make: Callable[[], Page]) -> Response:
         """Send a page, which is made unless it was made of the same files before."""
         try:
-            with self._lock:
-                return _page(self._keep(key, make))
+            with self._making:  # one at a time: each takes a core
+                return _page(_keep(self._pages, key, make))
         except Exception as error:  # of a folder of another version, or one that is deleted meanwhile
             text = str(error) if isinstance(error, LrflowError) else f"{type(error).__name__}: {error}"
             return _page(_message("This page cannot be made", text), 500)
 
-    def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made for a key, or make it."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        self._kept.move_to_end(key)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """Return what was made for a key, or make it; what was not asked for the longest is forgotten."""
+    if key not in kept:
+        kept[key] = make()
+    kept.move_to_end(key)
+    while len(kept) > _KEPT:
+        kept.popitem(last=False)
+    return kept[key]
 
 
 def _matching(entries: Sequence[Entry], text: str) -> Sequence[Entry]:

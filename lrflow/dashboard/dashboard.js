@@ -33,6 +33,9 @@ function followList(list) {
   let version = list.dataset.version;
   let matching = null; // ids; null: all
   let problem = "";
+  let unread = 0; // configs and curves
+  const sweeps = document.getElementById("sweeps");
+  let shownSweeps;
   const runs = () => [...(table?.tBodies[0].rows ?? [])];
   const tell = (text) => { if (shown.textContent !== text) shown.textContent = text; };
 
@@ -40,7 +43,8 @@ function followList(list) {
     for (const row of runs()) row.hidden = matching !== null && !matching.has(row.dataset.name);
     const count = runs().filter((row) => !row.hidden).length;
     const total = `${runs().length.toLocaleString("en")} run${runs().length === 1 ? "" : "s"}`;
-    tell(problem || (count === runs().length ? total : `${count.toLocaleString("en")} of ${total}`));
+    const text = count === runs().length ? total : `${count.toLocaleString("en")} of ${total}`;
+    tell(problem || text + (unread > 20 ? `, still reading ${unread.toLocaleString("en")}` : ""));
   }
 
   function count() {
@@ -74,6 +78,16 @@ function followList(list) {
     const found = await ask(`/changes.json?since=${version}`);
     const changed = Object.entries(found.rows);
     version = found.version;
+    unread = found.unread;
+    if (found.sweeps !== undefined && found.sweeps !== shownSweeps) {
+      const sorted = sweeps.querySelector("th[aria-sort]");
+      const order = sorted && [sorted.cellIndex, sorted.getAttribute("aria-sort")];
+      sweeps.innerHTML = shownSweeps = found.sweeps;
+      if (order && sweeps.querySelector("table")) {
+        sweeps.querySelectorAll("th")[order[0]].setAttribute("aria-sort", order[1]);
+        sort(sweeps.querySelector("table"));
+      }
+    }
     if (!table && changed.length) location.reload();
     if (!table || (!changed.length && !found.gone.length)) { show(); return; }
     const places = new Map(runs().map((row) => [row.dataset.name, row]));

@@ -33,6 +33,7 @@ PAUSE = 1.0  # seconds between two looks at the folder
 POINTS = 48  # of a small curve
 RECENT = 60.0  # seconds since the last row of a run, of another machine, that seems to be going on
 
+_TICK = 2_000_000_000  # nanoseconds: longer than the steps of the times of file systems
 _METRICS = "metrics.csv"
 _FACTS = ("config.yaml", "summary.json", "environment.json", FINDINGS)
 _FILES = (*_FACTS, _METRICS, "plan.json", "find.json", "find.csv", ROLLBACKS)
@@ -70,6 +71,7 @@ class Entry:
         run: as its files were when they were last read.
         facts: state of the files with its facts: times and sizes.
         curve: state of its metrics.csv.
+        changed: time of its folder, in nanoseconds.
         version: number of the change that made it as it is.
         details: None: not read yet.
         file: its metrics.csv, of which only new rows are read; None: it has not been read, or will not grow.
@@ -80,6 +82,7 @@ class Entry:
     run: Run
     facts: tuple[object, ...]
     curve: tuple[object, ...]
+    changed: int
     version: int
     details: Details | None = None
     file: GrowingFile | None = None
@@ -221,9 +224,12 @@ class Index:
             return
         found: dict[str, Entry] = {}
         unread: list[Entry] = []
-        for path in run_folders(self.folder):
-            name = self._name(path)
-            entry = self._current(path, name, self._entries.get(_id(name)), unread)
+        settled = self._settled()
+        for path in run_folders(self.folder, settled):
+            entry = settled.get(str(path))
+            if entry is None:
+                name = self._name(path)
+                entry = self._current(path, name, self._entries.get(_id(name)), unread)
             if entry is not None:
                 found[entry.id] = entry
         self._version += 1
@@ -237,8 +243,24 @@ class Index:
         if self._waiting:
             self._work.set()
 
+    def _settled(self) -> dict[str, Entry]:
+        """Return the runs that have ended and whose folders have not changed, by path.
+
+        lrflow replaces files as a whole, which changes the time of their folder. A time of a moment ago is not trusted,
+        since a further change may leave it as it is.
+        """
+        found = {}
+        trusted = time.time_ns() - _TICK
+        for entry in self._entries.values():
+            if entry.run.outcome is not None and 0 < entry.changed < trusted:
+                path = str(entry.run.folder)
+                if _time_of(path) == entry.changed:
+                    found[path] = entry
+        return found
+
     def _current(self, path: Path, name: str, known: Entry | None, unread: list[Entry]) -> Entry | None:
         """Return the run in a folder as it is now; None: it is gone, or a link leads out of the folder."""
+        changed = _time_of(path)
         states = {file: self._state(path / file) for file in _FILES}
         if None in states.values():
             return None
@@ -253,9 +275,10 @@ class Index:
             if known.curve != curve:
                 known.curve = curve
                 unread.append(known)
+            known.changed = changed
             return known
         _ = run.status  # as it is now: the next look compares
-        entry = Entry(_id(name), name, run, facts, curve, self._version + 1)
+        entry = Entry(_id(name), name, run, facts, curve, changed, self._version + 1)
         if known:  # the curve goes on, and what is shown of it stays until it is read again
             entry.details, entry.file = known.details, known.file
         unread.append(entry)
@@ -284,6 +307,14 @@ class Index:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
+
+
+def _time_of(folder: str | Path) -> int:
+    """Return when a folder was changed, in nanoseconds; 0: it is gone."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _id(name: str) -> str:

@@ -34,20 +34,27 @@ def list_page(index: Index) -> Page:
     version, entries = index.changes(0)[0], index.entries()
     page = Page("Runs", str(index.folder.resolve()))
     page.html(f'<div id="list" data-version="{version}"></div>')
-    sweeps = index.sweeps(entries)
-    link = f'<a href="#sweeps">{counted(len(sweeps), "sweep")}</a>' if sweeps else ""
+    of_sweeps = sweeps(index)
+    link = '<a href="#sweeps">Sweeps</a>' if of_sweeps else ""
     page.html(_CONTROLS.format(shown=counted(len(entries), "run"), sweeps=link))
     if entries:
         names, right = zip(*_COLUMNS, strict=True)
         rows = [cells(entry) for entry in entries]
         page.table(RUNS, names, rows, names=[entry.id for entry in entries], right=right)
-    if sweeps:
-        page.html('<div id="sweeps"></div>')
-        columns = ["sweep", "runs", "status", "best", "metric", "started"]
-        page.table("Sweeps", columns, [_sweep(sweep) for sweep in sweeps])
+    page.html(f'<div id="sweeps">{of_sweeps}</div>')
     if not entries:
         page.warnings([f"There are no runs under {index.folder}/ yet."])
     return page
+
+
+def sweeps(index: Index) -> str:
+    """Return the HTML of the table of sweeps; empty: there are none."""
+    found = index.sweeps(index.entries())
+    part = Page("")
+    if found:
+        columns = ["sweep", "runs", "status", "best", "metric", "started"]
+        part.table("Sweeps", columns, [_sweep(sweep) for sweep in found])
+    return part.sections
 
 
 def row(entry: Entry) -> str:

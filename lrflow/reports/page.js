@@ -162,15 +162,14 @@ function sort(table) {
   table.tBodies[0].append(...known, ...all.filter((row) => key(row) === ""));
 }
 
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => {
-    const heading = button.closest("th");
-    const falling = heading.getAttribute("aria-sort") === "ascending";
-    for (const other of heading.parentNode.cells) other.removeAttribute("aria-sort");
-    heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
-    sort(heading.closest("table"));
-  });
-}
+addEventListener("click", (event) => {
+  const heading = event.target.closest("th button")?.closest("th");
+  if (!heading) return;
+  const falling = heading.getAttribute("aria-sort") === "ascending";
+  for (const other of heading.parentNode.cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
+  sort(heading.closest("table"));
+});
 
 addEventListener("scroll", () => { bubble.hidden = true; }, { passive: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") bubble.hidden = true; });

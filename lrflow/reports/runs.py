@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -170,13 +170,22 @@ def find_runs(folder: Path) -> list[Run]:
     return sorted(found, key=start_of, reverse=True)
 
 
-def run_folders(folder: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder and its subfolders, without following links to folders."""
+def run_folders(folder: Path, known: Container[str] = ()) -> Iterator[Path]:
+    """Yield the run folders in a folder and its subfolders, without following links to folders.
+
+    Args:
+        folder: where to look.
+        known: paths of run folders, as they are below `folder`, into which it need not look.
+    """
     for path, folders, names in os.walk(folder):
         if "config.yaml" in names and _OF_A_RUN & {*names}:
             yield Path(path)
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if known:
+            again = {name for name in folders if os.path.join(path, name) in known}
+            yield from (Path(path, name) for name in again)
+            folders[:] = [name for name in folders if name not in again]
 
 
 def start_of(run: Run) -> tuple[str, int, str]:

@@ -12,6 +12,7 @@ import pytest
 
 from lrflow.dashboard import index as module
 from lrflow.dashboard.index import Index
+from lrflow.files import write_json
 from lrflow.runs import RunFolder
 
 
@@ -46,6 +47,25 @@ def test_only_what_changed_is_read_again(indexed: Index, monkeypatch: pytest.Mon
     assert ([(entry.name, entry.run.status) for entry in changed], gone) == ([("second", "failed")], [])
     read(indexed)
     assert reads == ["second"]
+
+
+def test_folders_of_runs_that_ended_are_looked_into_when_they_change(
+    indexed: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        os.utime(indexed.folder / name, (1e9, 1e9))
+    version = indexed.changes(0)[0]
+    looked: list[str] = []
+    current = Index._current
+    monkeypatch.setattr(
+        Index, "_current", lambda self, path, *rest: looked.append(path.name) or current(self, path, *rest)
+    )
+    assert (names(indexed), looked) == (["first", "second"], [])
+    write_json(indexed.folder / "second" / "summary.json", {"status": "failed"})
+    assert [(one.name, one.run.status) for one in indexed.changes(version)[1]] == [("second", "failed")]
+    assert looked == ["second"]
+    shutil.rmtree(indexed.folder / "first")
+    assert names(indexed) == ["second"]
 
 
 def test_a_run_that_grows_is_read_on(indexed: Index) -> None:
