@@ -27,6 +27,14 @@ COMBINED = ("augment", "callbacks", "logger")
 ACROSS_GROUPS = ("recipe", "fast", "sweep")
 """Groups whose options set keys of many other groups."""
 
+_OF_THE_RUN = ("lrflow", "hydra", "output", "name", "report", "resume", "trial", "against")
+"""Where a run is written, what it is called, and how it is started."""
+
+
+def changes_training(key: str) -> bool:
+    """Return whether runs that differ in a key of the config, or in the option of a group, train differently."""
+    return key.replace("/", ".").partition(".")[0] not in _OF_THE_RUN
+
 
 def definition_of(group: str) -> str:
     """Return the definition of a group's option files in the JSON schema; empty: the whole schema."""

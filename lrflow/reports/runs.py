@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lrflow.config.options import changes_training
 from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
@@ -26,8 +27,6 @@ UNFINISHED = ("running", "unfinished")
 """Statuses of a run that has not ended: a process is running it, or its process was killed."""
 
 _FACTS = ("status", "started", "steps", "seconds", "findings")
-_NOT_COMPARED = ("lrflow", "hydra", "output", "name", "report", "resume", "trial", "against")
-"""Keys that differ between runs without changing the training."""
 
 _OF_A_RUN = {"environment.json", "plan.json", "metrics.csv", "summary.json"}
 """Files of which a run folder has one beside config.yaml."""
@@ -126,8 +125,8 @@ class Run:
     @property
     def settings(self) -> dict[str, str]:
         """The overrides of its command line that change the training, by key."""
-        others = (*_NOT_COMPARED, "task", "sweep")
-        return {key: value for key, value in self.typed.items() if key.partition(".")[0] not in others}
+        given = {key: value for key, value in self.typed.items() if changes_training(key)}
+        return {key: value for key, value in given.items() if key.partition(".")[0] not in ("task", "sweep")}
 
     @cached_property
     def plan(self) -> Plan | None:
@@ -285,9 +284,8 @@ def swept_keys(runs: Sequence[Run]) -> list[str]:
 
 def different_keys(runs: Sequence[Run]) -> list[str]:
     """Return the keys of the config whose values differ between runs, groups before their keys."""
-    keys = dict.fromkeys(key for run in runs for key in run.config)
-    compared = [key for key in keys if key.partition(".")[0] not in _NOT_COMPARED]
-    found = [key for key in compared if len({written(run.config.get(key)) for run in runs}) > 1]
+    keys = dict.fromkeys(key for run in runs for key in run.config if changes_training(key))
+    found = [key for key in keys if len({written(run.config.get(key)) for run in runs}) > 1]
     return sorted(found, key=lambda key: ("." in key, key.partition(".")[0]))
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lrflow.config.options import changes_training
 from lrflow.config.origins import READ_ERRORS, read_yaml
 from lrflow.config.overrides import Override, values_of
 from lrflow.config.secrets import MASK
@@ -24,8 +25,6 @@ from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_no
 RECORD = "sweep.yaml"  # settings and space of a sweep of hydra/sweeper=lrflow; Hydra's own sweeper writes none
 TRIAL_RECORD = "trial.json"  # how a trial of several runs ended, in the folder of its first run
 GRID_RECORD = "multirun.yaml"  # the config of a sweep of Hydra's own sweeper
-NOT_SWEPT = ("hydra", "trial", "resume", "output", "report", "name", "task", "against")
-"""Keys that differ without changing the training."""
 
 
 def read_sweep(
@@ -51,7 +50,8 @@ def read_sweep(
         elif _job(path) < math.inf:
             warnings.append(f"trial {path.name} cannot be read")
     typed = [_typed(config) for _, config, _ in records]
-    keys = [key for key in dict.fromkeys(key for given in typed for key in given) if not key.startswith(NOT_SWEPT)]
+    given_keys = dict.fromkeys(key for given in typed for key in given)
+    keys = [key for key in given_keys if changes_training(key) and key.partition(".")[0] != "task"]
     values = [
         {key: _given(key, given, config) for key in keys} for given, (_, config, _) in zip(typed, records, strict=True)
     ]
