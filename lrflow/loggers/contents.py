@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrflow.finding import Finding
 from lrflow.outcome import numbers_in
@@ -26,6 +26,7 @@ MOST_ROWS = 200
 """Most rows of a table, but for the last one; a longer table is sampled evenly."""
 
 Cell = float | str | None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Table:
         """Return the table in a CSV file, evenly sampled."""
         with path.open(newline="", encoding="utf-8") as file:
             columns, *rows = [*csv.reader(file)] or [[]]
-        every = -(-len(rows) // MOST_ROWS) if rows else 1
-        kept = [*rows[::every], *(rows[-1:] if (len(rows) - 1) % every else [])]
+        kept = sampled(rows)
         numeric = [all(_number(row[at]) is not None for row in kept if row[at]) for at in range(len(columns))]
         cells = [[_cell(text, is_number) for text, is_number in zip(row, numeric, strict=True)] for row in kept]
         return cls(columns, cells)
@@ -56,6 +56,12 @@ class Table:
         """Return the table of findings."""
         columns = ["kind", "step", "since", "message", "remedy", "confidence"]
         return cls(columns, [[getattr(one, column) for column in columns] for one in findings])
+
+
+def sampled(rows: Sequence[T]) -> list[T]:
+    """Return the rows of a table; of more than `MOST_ROWS`, about so many, evenly spaced, and the last."""
+    every = max(1, -(-len(rows) // MOST_ROWS))
+    return [*rows[::every], *(rows[-1:] if (len(rows) - 1) % every else [])]
 
 
 def pictures_in(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Image]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger as OfLightning
 
 from lrflow.finding import Finding
-from lrflow.loggers.contents import AT_END, AT_START, pictures_in
+from lrflow.loggers.contents import AT_END, AT_START, pictures_in, sampled
 from lrflow.loggers.dashboard import BEST, About
 from lrflow.outcome import Outcome
 from lrflow.output import redact_message
@@ -60,10 +60,11 @@ class TensorBoardLogger(OfLightning):
         from torch.utils.tensorboard.summary import hparams
 
         writer: Any = self.experiment
-        writer.add_text("config", _as_code(yaml.safe_dump(dict(self._about.config), sort_keys=False)), 0)
+        writer.add_text("config", _as_code(yaml.safe_dump(dict(self._about.config), sort_keys=False).splitlines()), 0)
         writer.add_text("options", _as_table(self._about.options), 0)
         if (table := folder / "plan.csv").exists():
-            writer.add_text("plan", _as_code(_shortened(table.read_text(encoding="utf-8"))), 0)
+            heading, *rows = table.read_text(encoding="utf-8").splitlines() or [""]
+            writer.add_text("plan", _as_code([heading, *sampled(rows)]), 0)
         given = {**self._about.options, **{key: _value(text) for key, text in self._about.typed.items()}}
         metrics = dict.fromkeys(self._names(), 0.0)
         for summary in hparams(given, metrics)[:2]:  # the third would say that the run has ended
@@ -122,23 +123,13 @@ def _end(is_success: bool) -> Any:
     return Summary(value=[Summary.Value(tag=SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin))])
 
 
-def _as_code(text: str) -> str:
-    """Return a text in Markdown whose lines stay as they are."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+def _as_code(lines: Iterable[str]) -> str:
+    """Return lines as Markdown in which they stay as they are."""
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _as_table(values: Mapping[str, str]) -> str:
     return "\n".join(["| group | option |", "| --- | --- |", *(f"| {key} | {name} |" for key, name in values.items())])
-
-
-_MOST_LINES = 200
-
-
-def _shortened(table: str) -> str:
-    """Return a table of at most about `_MOST_LINES` lines, evenly over its length."""
-    head, *rows = table.splitlines()
-    every = -(-len(rows) // _MOST_LINES) if rows else 1
-    return "\n".join([head, *rows[::every], *(rows[-1:] if (len(rows) - 1) % every else [])])
 
 
 def _value(text: str) -> float | str | bool:
