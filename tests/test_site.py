@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import needs_browser, shown
 
 ROOT = Path(__file__).parent.parent
 WEB = ROOT / "docs" / "web"
@@ -22,7 +22,6 @@ LINK = re.compile(r'<[^>]*? (?:href|src)="([^"]*)"')
 LOADED = re.compile(
     r'<(?:script|img|iframe|link rel="(?:stylesheet|icon|preconnect)")[^>]*? (?:href|src)="(?:https?:)?//'
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +143,12 @@ document.body.innerHTML = told.map((one) => `<li>${{one}}</li>`).join("");
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs_browser
 def test_the_figures_say_what_the_formulas_do(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(PAGE.format(script=(WEB / "figures.js").read_text()))
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    done = subprocess.run([str(CHROMIUM), *words], capture_output=True, text=True, timeout=120)
-    told = [unescape(one) for one in re.findall(r"<li>(.*?)</li>", done.stdout)]
+    found = shown(page, tmp_path)
+    told = [unescape(one) for one in re.findall(r"<li>(.*?)</li>", found.dom)]
     wanted = [
         r"is 0\.9\. It crawls: 22 steps",  # ln 10 / -ln 0.9 = 21.9
         "lands on the minimum in one step",
@@ -164,5 +161,5 @@ def test_the_figures_say_what_the_formulas_do(tmp_path: Path) -> None:
         "1 of 3 options",
         "Two,c=e",
     ]
-    assert len(told) == len(wanted), done.stderr
+    assert len(told) == len(wanted), found.console
     assert [(line, pattern) for line, pattern in zip(told, wanted, strict=True) if not re.search(pattern, line)] == []
