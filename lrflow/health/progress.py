@@ -145,7 +145,8 @@ class Plateau(Detector):
         correlation = gradient_correlation(history)
         evidence = {"best": best * metric.sign, "correlation": correlation, "grad_norm": gradient}
         message = f"{name} has not improved on {number(best * metric.sign)} for {history.step - since:,} steps"
-        remedy = "schedule=cosine, or callbacks=early_stopping"
+        has_moved = history.growth >= MOVED
+        remedy = f"schedule=cosine, or {lower_lr(facts) if has_moved else 'callbacks=early_stopping'}"
         _, sharpness, share = history.sharpness[-1] if history.sharpness else (0, float("nan"), float("nan"))
         if history.sharpness:
             evidence |= {"sharpness": sharpness, "share_of_bound": share}
@@ -155,7 +156,7 @@ class Plateau(Detector):
             message += f", at a saddle or in a flat region: {sign}"
             if history.growth < MOVED:
                 remedy = lr_times(facts, min(10.0, 0.5 / share) if share > 0 else 3.0)
-            elif history.growth >= MOVED and not is_alike:  # steps too large may have led to where gradients vanish
+            elif has_moved and not is_alike:  # steps too large may have led to where gradients vanish
                 remedy = lower_lr(facts)
         return Finding(self.kind, history.step, since, message, evidence, None, remedy)
 

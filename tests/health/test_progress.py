@@ -160,7 +160,7 @@ FADES = np.where(T < 100, 1.0, 0.01)
         (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES, cosine=0.05), "optimizer.lr=0.003"),
         (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES), "schedule=cosine"),
         (lambda: validated(STUCK, 2 + FLOOR, steps=700, grad_norm=FADES, cosine=0, growth=3), "optimizer.lr=0.00033"),
-        (lambda: validated(STUCK, FLOOR, steps=700, cosine=0.6, growth=3), "schedule=cosine"),
+        (lambda: validated(STUCK, FLOOR, steps=700, cosine=0.6, growth=3), "schedule=cosine, or optimizer.lr=0.000333"),
         (lambda: validated(STUCK, FLOOR, steps=700, grad_norm=FADES), None),
         (lambda: validated(STUCK, FLOOR - 0.2, steps=700), None),
         (lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE), None),
