@@ -23,7 +23,7 @@ REQUIRED = {
     "PIL": "pillow", "filelock": "filelock", "fsspec": "fsspec", "hydra": "hydra-core", "matplotlib": "matplotlib",
     "numpy": "numpy", "omegaconf": "omegaconf", "pydantic": "pydantic", "pytorch_lightning": "pytorch-lightning",
     "rich": "rich", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch", "torchmetrics": "torchmetrics",
-    "wandb": "wandb", "yaml": "pyyaml",
+    "vl_convert": "vl-convert-python", "wandb": "wandb", "yaml": "pyyaml",
 }  # fmt: skip
 """The packages that lrflow cannot do without, by import name: name on the package index."""
 

@@ -35,6 +35,7 @@ FLOORS = {
 }  # fmt: skip
 MAX_LINES = 400
 WHOLE_ROOMS = {
+    "health": {"recorded"},
     "optimizers": {"formulas", "learning_rate_free", "options", "prodigy", "schedule_free"},
     "schedules": {"against_formulas", "against_torch", "properties"},
 }

@@ -194,7 +194,7 @@ def test_a_command_does_what_it_says(
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setenv("LRFLOW_TRUST", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setenv("LRFLOW_DATA", str(place / "cache"))
     monkeypatch.setattr("lrflow.dashboard.serve.serve", lambda *_: None)  # it would serve until Ctrl-C
     for package in ("my_pkg", "my_project"):
         monkeypatch.delitem(sys.modules, package, raising=False)

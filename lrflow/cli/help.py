@@ -79,7 +79,11 @@ def show_help(config_dir: Path | None = None) -> None:
     usage = Text.assemble(("lrflow", "bold"), " [GROUP=OPTION ...] [KEY=VALUE ...] [FLAG ...]")
     out.print(Text("usage: ").append(usage))
     for name, subcommand in SUBCOMMANDS.items():
-        out.print(Text.assemble("       ", (f"lrflow {name}", "bold"), f" {subcommand.usage}"), soft_wrap=True)
+        head = f"       lrflow {name} "
+        words = wrap(subcommand.usage, max(24, out.width - len(head)), break_long_words=False, break_on_hyphens=False)
+        text = Text(head + f"\n{' ' * len(head)}".join(words))
+        text.stylize("bold", 7, len(head))
+        out.print(text, soft_wrap=True)
     out.print(Text("       python -m lrflow ... does the same", "dim"))
     subcommands = {name: subcommand.summary for name, subcommand in SUBCOMMANDS.items()}
     for title, rows in (
