@@ -43,8 +43,8 @@ DATA = (
 RUN_ELSEWHERE = re.compile(r"(recipe=[\w/]+|optimizer=\w+)")
 """Commands that recipes/test_fast.py and optimizers/test_options.py run: these are only checked."""
 SHIPPED = recipes()
-FAILS = ("optimizer=momentum optimizer.lr=1000", "data.illness=nonfinite", "data.illness=shard")
-"""Words of commands that are meant to fail."""
+FAILS = ("optimizer=momentum optimizer.lr=1000", "data.illness=nonfinite")
+"""Words of commands that fail in their short form too (a smoke run ends before the bad shard of data)."""
 
 ENVIRONMENT = """
 import gymnasium

@@ -79,10 +79,10 @@ def show_help(config_dir: Path | None = None) -> None:
     usage = Text.assemble(("lrflow", "bold"), " [GROUP=OPTION ...] [KEY=VALUE ...] [FLAG ...]")
     out.print(Text("usage: ").append(usage))
     for name, subcommand in SUBCOMMANDS.items():
-        head = f"       lrflow {name} "
-        words = wrap(subcommand.usage, max(24, out.width - len(head)), break_long_words=False, break_on_hyphens=False)
-        text = Text(head + f"\n{' ' * len(head)}".join(words))
-        text.stylize("bold", 7, len(head))
+        lead = f"       lrflow {name} "
+        words = wrap(subcommand.usage, max(24, out.width - len(lead)), break_long_words=False, break_on_hyphens=False)
+        text = Text(lead + f"\n{' ' * len(lead)}".join(words))
+        text.stylize("bold", 7, len(lead))
         out.print(text, soft_wrap=True)
     out.print(Text("       python -m lrflow ... does the same", "dim"))
     subcommands = {name: subcommand.summary for name, subcommand in SUBCOMMANDS.items()}
