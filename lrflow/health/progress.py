@@ -97,7 +97,8 @@ class Plateau(Detector):
 
     What counts is the metric of the best checkpoint, or the training loss of a run without validations. A run has
     converged, which is no finding, if its training loss is a tenth of the untrained one, if the plan has lowered the LR
-    to less than half, or if its gradients have shrunk to a tenth after the loss had fallen by half.
+    to less than half, or if its gradients have shrunk to a tenth after the loss had fallen by half. If an action is set
+    for plateaus, such a run is a finding too: a restart is for an LR that the plan has lowered.
 
     The finding names a saddle, or a region as flat as one, if gradients are alike but lead nowhere, or have shrunk
     although the loss has not fallen by half, and the curvature, where it is probed, would allow a far higher LR. It
@@ -139,8 +140,9 @@ class Plateau(Detector):
             return None  # it got worse, which is no plateau
         loss, gradient = _share_of_start(history, "loss"), _share_of_start(history, "grad_norm")
         decays = history.recent["lr"][-1] < 0.5 * facts.lr
-        if decays or (facts.losses and (loss < 0.1 or (loss < 0.5 and gradient < 0.1))):
-            return None  # it has converged
+        has_converged = decays or (facts.losses and (loss < 0.1 or (loss < 0.5 and gradient < 0.1)))
+        if has_converged and self.action in (None, "watch"):
+            return None
         since = int(steps[old][before.argmin()])
         correlation = gradient_correlation(history)
         evidence = {"best": best * metric.sign, "correlation": correlation, "grad_norm": gradient}

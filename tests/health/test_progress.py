@@ -192,3 +192,15 @@ def test_plateau(history: Callable[[], History], remedy: str | None) -> None:
     if finding and remedy:
         assert finding.remedy.startswith(remedy)
         assert 100 <= finding.since <= 200
+
+
+def test_a_converged_run_is_a_plateau_to_which_an_action_responds() -> None:
+    for converged in (
+        lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE),
+        lambda: validated(STUCK, FLOOR - 0.2, steps=700),
+    ):
+        assert [judge(Plateau(action=one), converged()) is None for one in ("watch", "restart", "stop")] == [
+            True,
+            False,
+            False,
+        ]
