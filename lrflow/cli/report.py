@@ -11,7 +11,7 @@ from lrflow.files import is_file, is_folder
 from lrflow.output import put
 from lrflow.remote import download, is_url
 from lrflow.reports.compare_page import write_comparison
-from lrflow.reports.find import write_find_page
+from lrflow.reports.find_page import write_find_page
 from lrflow.reports.run_page import write_run_page
 from lrflow.reports.runs import Run, find_run
 from lrflow.reports.sweep import write_sweep_page

@@ -37,14 +37,14 @@ function followList(list) {
   const sweeps = document.getElementById("sweeps");
   let shownSweeps;
   const runs = () => [...(table?.tBodies[0].rows ?? [])];
-  const tell = (text) => { if (shown.textContent !== text) shown.textContent = text; };
+  const announce = (text) => { if (shown.textContent !== text) shown.textContent = text; };
 
   function show() {
     for (const row of runs()) row.hidden = matching !== null && !matching.has(row.dataset.name);
     const count = runs().filter((row) => !row.hidden).length;
     const total = `${runs().length.toLocaleString("en")} run${runs().length === 1 ? "" : "s"}`;
     const text = count === runs().length ? total : `${count.toLocaleString("en")} of ${total}`;
-    tell(problem || text + (unread > 20 ? `, still reading ${unread.toLocaleString("en")}` : ""));
+    announce(problem || text + (unread > 20 ? `, still reading ${unread.toLocaleString("en")}` : ""));
   }
 
   function count() {
@@ -101,7 +101,7 @@ function followList(list) {
   let typing;
   filter.addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => match().catch((error) => tell(error.message)), 200);
+    typing = setTimeout(() => match().catch((error) => announce(error.message)), 200);
   });
   addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, textarea")) return;
@@ -111,7 +111,7 @@ function followList(list) {
   document.addEventListener("change", count);
   count();
   if (filter.value.trim()) match(); // after the browser's Back
-  keepAsking(look, tell);
+  keepAsking(look, announce);
 }
 
 function followRun(place) {

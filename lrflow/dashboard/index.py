@@ -25,7 +25,7 @@ from lrflow.runs import FINDINGS, ROLLBACKS
 from lrflow.sweeps.folders import GRID_RECORD, RECORD
 
 if TYPE_CHECKING:
-    from lrflow.reports.course import Best
+    from lrflow.reports.run_course import Best
 
 log = logging.getLogger("lrflow")
 
@@ -209,7 +209,7 @@ class Index:
                     self._gone[entry.id] = self._version
 
     def _read_for_good(self) -> None:
-        import lrflow.reports.course  # noqa: F401  # takes seconds, and the list does not need it
+        import lrflow.reports.run_course  # noqa: F401  # takes seconds, and the list does not need it
 
         while self._work.wait():
             self.read_details()
@@ -323,7 +323,7 @@ def _id(name: str) -> str:
 
 def _details(entry: Entry) -> Details:
     """Read the config and the curve of a run, as far as they can be read."""
-    from lrflow.reports.course import Course, is_of_the_machinery
+    from lrflow.reports.run_course import Course, is_of_the_machinery
 
     try:
         run = entry.run

@@ -8,9 +8,9 @@ from typing import Any
 from lrflow.dashboard.index import Entry
 from lrflow.history import GrowingFile
 from lrflow.reports.chart_parts import Figure
-from lrflow.reports.course import Course
 from lrflow.reports.page import Page, without_values
 from lrflow.reports.run_charts import watched_figures
+from lrflow.reports.run_course import Course
 from lrflow.reports.run_page import facts, findings, warnings
 from lrflow.reports.runs import Run
 

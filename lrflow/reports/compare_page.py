@@ -17,9 +17,9 @@ from lrflow.metric import TRAIN_LOSS, is_test, is_validation
 from lrflow.plan.table import sample_steps
 from lrflow.reports.chart_parts import Figure, Line
 from lrflow.reports.charts import chart
-from lrflow.reports.course import Course
 from lrflow.reports.page import Cell, Page
 from lrflow.reports.run_charts import POINTS, SMOOTH, STEP, line, lr_axis, value_axis
+from lrflow.reports.run_course import Course
 from lrflow.reports.runs import Run, different_keys, page_of, written
 
 FEW = 8  # runs that are the columns of a table of differences; more are its rows

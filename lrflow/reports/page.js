@@ -49,7 +49,7 @@ bubble.hidden = true;
 document.body.append(bubble);
 
 // What the mouse is over: lines of text, of which the first is bold, or values by name.
-function tell(_, event, item, value) {
+function showTooltip(_, event, item, value) {
   const known = (text) => text !== null && text !== undefined && !["", "undefined", "null"].includes(String(text));
   bubble.hidden = !known(value);
   if (bubble.hidden) return;
@@ -113,7 +113,7 @@ async function draw(figure, spec, data) {
   const inner = made("div", "vega");
   place.prepend(inner);
   const drawn = await vegaEmbed(inner, { width: "container", autosize: { type: "fit", contains: "padding" }, ...spec }, {
-    mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config: config(), tooltip: tell,
+    mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, config: config(), tooltip: showTooltip,
   });
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", summary.textContent);

@@ -53,15 +53,15 @@ def figures_of(folder: Path, wanted: Collection[str] | None = None) -> list[Figu
     Raises:
         LrflowError: the folder cannot be read.
     """
-    from lrflow.reports import find, run_charts, sweep_charts
-    from lrflow.reports.course import Course
+    from lrflow.reports import find_page, run_charts, sweep_charts
+    from lrflow.reports.run_course import Course
     from lrflow.reports.runs import Run
     from lrflow.sweeps.analysis import analyse
     from lrflow.sweeps.folders import read_sweep
     from lrflow.tuning.find_record import Record
 
     if (folder / "config.yaml").is_file():
-        ranges = find.figures(Record.read(folder)) if (folder / "find.json").is_file() else []
+        ranges = find_page.figures(Record.read(folder)) if (folder / "find.json").is_file() else []
         return [*run_charts.figures(Course(Run(folder))), *ranges]
     sweep = read_sweep(folder)
     analyses = [found for each in sweep.objectives if (found := analyse(sweep.by(each)))]

@@ -16,7 +16,7 @@ from lrflow.plan.table import sample_steps
 from lrflow.reports.chart_layers import thinned
 from lrflow.reports.chart_parts import Axis, Figure, Line, Part, Points, Rule
 from lrflow.reports.charts import chart
-from lrflow.reports.course import RESUMED, SHOWN, Course, Event
+from lrflow.reports.run_course import RESUMED, SHOWN, Course, Event
 from lrflow.training.machine import SAMPLES, STEPS, TOKENS
 from lrflow.training.noise_scale import NOISE_SCALE
 

@@ -12,10 +12,10 @@ from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.metric import is_test
 from lrflow.redaction import MASK, redact_text
-from lrflow.reports import find
-from lrflow.reports.course import RESUMED, Course
+from lrflow.reports import find_page
 from lrflow.reports.page import Cell, Fact, Page
 from lrflow.reports.run_charts import figures
+from lrflow.reports.run_course import RESUMED, Course
 from lrflow.reports.run_facts import command_again, environment, git_of, own_settings
 from lrflow.reports.runs import UNFINISHED, Run, written
 from lrflow.runs import PAGE, RunFolder
@@ -180,7 +180,7 @@ def _range_test(page: Page, folder: Path) -> None:
         record = Record.read(folder)
     except (OSError, ValueError, KeyError, TypeError):  # none, one of the batch size, or one of another version
         return
-    page.draw(find.figures(record))
+    page.draw(find_page.figures(record))
 
 
 def _average(page: Page, run: Run) -> None:

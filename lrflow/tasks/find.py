@@ -23,7 +23,7 @@ from lrflow.display import Grid, QuietConsole, number
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import rank
 from lrflow.metric import TRAIN_LOSS
-from lrflow.reports.find import write_find_page
+from lrflow.reports.find_page import write_find_page
 from lrflow.runs import PAGE, RunFolder
 from lrflow.tasks.run_record import log_task, open_folder, own_environment
 from lrflow.training.state import preserve_random_state

@@ -63,7 +63,7 @@ def test_runs_are_compared_on_a_page(outputs: Path, capsys: pytest.CaptureFixtur
         (["compare", "whole", "other", "page=none/both.html"], "in a folder that exists"),
     ],
 )
-def test_what_cannot_be_written_is_told(
+def test_what_cannot_be_written_is_reported(
     words: list[str], said: str, outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
@@ -71,7 +71,9 @@ def test_what_cannot_be_written_is_told(
 
 
 @pytest.mark.parametrize("record", [None, '{"batch_size": 64}'])
-def test_a_search_without_a_page_is_told(record: str | None, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_without_a_page_is_reported(
+    record: str | None, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (outputs / "found").mkdir()
     (outputs / "found" / "config.yaml").write_text("lrflow: {choices: {task: find}}\n")
     if record:
@@ -80,7 +82,7 @@ def test_a_search_without_a_page_is_told(record: str | None, outputs: Path, caps
     assert "it holds no range test" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(
+def test_a_folder_that_cannot_be_written_to_is_reported(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (outputs / "2026_whole" / "report.html").mkdir()

@@ -133,7 +133,7 @@ def test_however_a_run_ended_it_has_a_page(
     assert ("Loss" in charts(page)) == (made > 0)
 
 
-def test_what_is_not_finite_is_told_and_leaves_a_gap(run_folder: Callable[..., Path]) -> None:
+def test_what_is_not_finite_is_reported_and_leaves_a_gap(run_folder: Callable[..., Path]) -> None:
     losses = [2.0, math.nan, math.inf, *([1.0] * 37)]
     page = page_of(run_folder(columns={"train/loss": losses}, summary={"metrics": {"val/loss": math.nan}}))
     assert "train/loss is nan at step 1, epoch 0.1." in page

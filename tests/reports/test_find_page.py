@@ -11,7 +11,7 @@ import pytest
 from pages import charts, colour, curves, marks
 
 from lrflow.display import CURVES, MUTED
-from lrflow.reports.find import write_find_page
+from lrflow.reports.find_page import write_find_page
 from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.find_record import Record
 from lrflow.tuning.range_test import RangeTest
