@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -68,36 +69,42 @@ class Actions:
         return {"restart": health.restart.times, "kick": health.kick.times, "raise": health.raise_.times}[action]
 
     def _adjust(self, done: Adjustments, finding: Finding, action: str, is_new: bool) -> None:
-        step, health, end = finding.step, self._health, self._length.steps
-        until: int | None = end
-        peak = None
+        """Make an adjustment and report it, or report once why it would change nothing."""
+        made, why_small = self._proposed(done, finding, action)
+        line = f"step {made.step:,}: {spoken(made.kind)}: {action}"
+        rise, why = f"over {counted(made.rewarm, 'step')}", ""
+        if made.factor < NOTICEABLE:
+            why = why_small
+        elif made.step + made.rewarm >= self._length.steps:
+            why = f"the run ends before the LR has risen {rise}"
+        if why:
+            if is_new:
+                done.report(f"{line}: nothing changes, since {why}")
+            return
+        done.add(made)
+        count = f"{sum(one.action == action for one in done.active)} of {self._times(action)}"
+        back = "" if made.until is None else f", and back to the planned one by step {made.until:,}"
+        done.report(f"{line} ({count}), LR x {made.factor:.3g} {rise}{back}")
+
+    def _proposed(self, done: Adjustments, finding: Finding, action: str) -> tuple[Adjustment, str]:
+        """Return the adjustment that an action asks for, and why its factor is small if it is."""
+        health, step, end = self._health, finding.step, self._length.steps
+        make = partial(Adjustment, step, action, finding.kind, reason=finding.message)
         if action == "restart":
             rewarm, peak = health.restart.rewarm.steps(self._length), health.restart.peak
             at = np.array([min(step + rewarm, end - 1)])
             share = float((done.share(at) * done.factor(at))[0])
-            factor = peak / share if share > 0 else 0.0
-            failed = f"the LR is {share:.3g} times its planned peak"
-            failed += f", and health.restart.peak is {peak:g}" * (peak < 1)
-        elif action == "kick":
+            why = f"the LR is {share:.3g} times its planned peak"
+            why += f", and health.restart.peak is {peak:g}" * (peak < 1)
+            return make(factor=peak / share if share > 0 else 0.0, rewarm=rewarm, until=end, peak=peak), why
+        if action == "kick":
             over = max(2, health.kick.over.steps(self._length))
-            rewarm, until, factor = over // 2, step + over, health.kick.factor
-            failed = ""  # the factor is noticeable
-        else:
-            rewarm, until = health.raise_.rewarm.steps(self._length), None
-            wanted = finding.evidence.get("factor", math.inf)
-            raised = math.prod(one.factor for one in done.active if one.action == action)
-            factor = min(health.raise_.most, wanted / raised)
-            failed = f"the LR is {raised:.3g} times the planned one, and {wanted:.3g} times would do"
-        line = f"step {step:,}: {spoken(finding.kind)}: {action}"
-        if factor < NOTICEABLE or step + rewarm >= end:
-            if is_new:
-                ends = f"the run ends before the LR has risen over {counted(rewarm, 'step')}"
-                done.report(f"{line}: nothing changes, since {failed if factor < NOTICEABLE else ends}")
-            return
-        done.add(Adjustment(step, action, finding.kind, factor, rewarm, until, peak, finding.message))
-        count = f"{sum(one.action == action for one in done.active)} of {self._times(action)}"
-        back = "" if until is None else f", and back to the planned one by step {until:,}"
-        done.report(f"{line} ({count}), LR x {factor:.3g} over {counted(rewarm, 'step')}{back}")
+            return make(factor=health.kick.factor, rewarm=over // 2, until=step + over), ""
+        wanted = finding.evidence.get("factor", math.inf)
+        raised = math.prod(one.factor for one in done.active if one.action == action)
+        why = f"the LR is {raised:.3g} times the planned one, and {wanted:.3g} times would do"
+        factor, rewarm = min(health.raise_.most, wanted / raised), health.raise_.rewarm.steps(self._length)
+        return make(factor=factor, rewarm=rewarm), why
 
 
 def _end(one: Adjustment) -> int:

@@ -168,7 +168,7 @@ class Detection(Monitor):
     def __init__(self, watch: Watch, action: Response = "watch", actions: Actions | None = None) -> None:
         self.watch, self._actions = watch, actions
         self._responses = {kind: detector.response(action) for kind, detector in watch.detectors.items()}
-        # A rollback follows from the step that shows it, and the others from that at which it is seen.
+        # A rollback depends on the step that shows a finding, all other actions on the step at which it is seen.
         self._acts = actions is not None and not {*self._responses.values()} <= {"watch", "recover"}
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:

@@ -21,9 +21,9 @@ _LAST = 5  # finite losses before one that is not finite
 class Diverging(Detector):
     """Finds a loss that was above that of the untrained model for a tenth of the run, and has not recovered.
 
-    It has not if it shows what `harm_of` looks for. A loss also rises above it if the examples come sorted; then the
-    weights hardly grow, and it is not found. A loss that is not finite has diverged if the losses just before it were
-    too high already; else the data may be the reason.
+    It has not recovered if it shows a sign that `harm_of` knows. If the examples come sorted, a loss also rises above
+    that level; but then the weights hardly grow, and it is not found. A loss that is not finite has diverged if the
+    losses just before it were too high already; else the data may be the reason.
 
     Args:
         growth: how many times the norm of the weights of a group must have grown, where it is measured, unless the

@@ -41,7 +41,7 @@ class TooHigh(Detector):
         self._lost, self._growth = lost, growth
 
     def judge(self, history: History) -> Finding | None:
-        """Return the finding if the loss is stuck, lost, or jumps."""
+        """Return the finding if the loss shows a sign that `harm_of` knows."""
         if not history.facts.losses:
             return self._judge_metric(history)
         course = Course.of(history)
@@ -126,29 +126,42 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
         return Harm(f"the loss rose from {number(course.best)} to {now}, and stays there", course.since(level))
     if history.step < history.facts.warmup + _LEARNS * history.facts.steps:
         return None
+    if harm := _saturated(history, course):
+        return harm
+    if history.facts.decays or not history.is_at_peak(2 * course.width) or course.low < 0.1 * scale:
+        return None
+    return _stalled(history, course) or _jumps(history, course)
+
+
+def _saturated(history: History, course: Course) -> Harm | None:
     loss, gradient = course.low / max(course.untrained, 1e-12), _shrinkage(history, course.width)
-    if history.growth > _SATURATED and loss > 0.5 and gradient < 0.7 * loss:
-        message = (
-            f"the weights have grown {history.growth:.1f}-fold, and the gradients are {gradient:.0%} of those at the"
-            f" start, but the loss is {now}, and that of the untrained model {number(course.untrained)}"
-        )
-        return Harm(message, int(_LEARNS * history.facts.steps))
-    if history.facts.decays or not history.is_at_peak(2 * course.width):
+    if not (history.growth > _SATURATED and loss > 0.5 and gradient < 0.7 * loss):
         return None
-    if course.low < 0.1 * scale:
+    message = (
+        f"the weights have grown {history.growth:.1f}-fold, and the gradients are {gradient:.0%} of those at the start,"
+        f" but the loss is {number(course.now)}, and that of the untrained model {number(course.untrained)}"
+    )
+    return Harm(message, int(_LEARNS * history.facts.steps))
+
+
+def _stalled(history: History, course: Course) -> Harm | None:
+    if not history.growth >= MOVED or 2 * history.step < history.facts.steps:
         return None
-    if history.growth >= MOVED and 2 * history.step >= history.facts.steps:
-        is_early = course.steps <= 0.6 * history.step
-        best_early, best_late = (course.levels[some].min(initial=np.inf) for some in (is_early, ~is_early))
-        if best_late > best_early - 0.02 * course.improvement:
-            since = int(course.steps[is_early][course.levels[is_early].argmin()])
-            message = f"the loss has not fallen for {history.step - since:,} steps, and is {now} at the peak LR"
-            return Harm(message, since)
-    jumps = course.scatter >= max(0.1 * scale, 0.5 * course.now)
-    if jumps and not gradient_correlation(history) > _ALIKE:
-        message = f"half of the last losses are {number(course.scatter)} apart, at a level of {now}"
-        return Harm(message, history.step - 2 * course.width)
-    return None
+    is_early = course.steps <= 0.6 * history.step
+    best_early, best_late = (course.levels[some].min(initial=np.inf) for some in (is_early, ~is_early))
+    if not best_late > best_early - 0.02 * course.improvement:
+        return None
+    since = int(course.steps[is_early][course.levels[is_early].argmin()])
+    message = f"the loss has not fallen for {history.step - since:,} steps, and is {number(course.now)} at the peak LR"
+    return Harm(message, since)
+
+
+def _jumps(history: History, course: Course) -> Harm | None:
+    is_wide = course.scatter >= max(0.1 * course.scale, 0.5 * course.now)
+    if not is_wide or gradient_correlation(history) > _ALIKE:
+        return None
+    message = f"half of the last losses are {number(course.scatter)} apart, at a level of {number(course.now)}"
+    return Harm(message, history.step - 2 * course.width)
 
 
 def _shrinkage(history: History, width: int) -> float:

@@ -53,8 +53,8 @@ class Findings(Callback):
         Args:
             trainer: of the run.
             finding: the finding.
-            response: `watch` records it; `stop` also ends the run; `recover` returns it to an earlier state. All others
-                record it, since their responses are not made here.
+            response: `watch` records it; `stop` also ends the run; `recover` returns it to an earlier state. Any other
+                is left to `lrflow.health.actions`, and only recorded here.
             ends: how `stop` ends the run: `diverged`, or at this step as one that ended early.
             suspects: whether the batches of the steps that show it are the likely cause, so `recover` leaves them out.
 
