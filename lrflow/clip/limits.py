@@ -12,7 +12,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "Norm": {"max_norm": _POSITIVE},
     "Value": {"clip_value": _POSITIVE},
     "AGC": {"clip_factor": _POSITIVE, "eps": _POSITIVE},
-    "AdaGC": {"max_norm": _POSITIVE, "ratio": _POSITIVE, "beta": number(0, 1, below=True), "warmup": whole(0)},
+    "AdaGC": {"max_norm": _POSITIVE, "ratio": number(1), "beta": number(0, 1, below=True), "warmup": whole(0)},
     "ZClip": {
         "threshold": _POSITIVE,
         "alpha": number(0, 1, below=True),

@@ -50,6 +50,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
         ["signals=none", "health.on_too_low=raise", "data.val_size=0", "health.overfitting.action=stop"],
         {"health.on_too_low": "needs the norms", "health.overfitting.action": "there is no validation"},
     ),
+    "a guard that would end the training": (["clip=adagc", "clip.ratio=0.5"], {"clip.ratio": "a number of at least 1"}),
     "actions that would change nothing": (
         ["health.restart.peak=0%", "health.kick.factor=1.1", "health.raise.most=1"],
         {
