@@ -14,7 +14,7 @@ _PATIENCE = 2.0  # seconds for which git may work
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Return the commit, the branch and whether tracked files differ from the commit; None: there is no repository.
+    """Return the commit, the branch and whether tracked files differ from the commit; None: unknown, as without git.
 
     Args:
         folder: of the code; None: the working directory.

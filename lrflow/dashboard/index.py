@@ -265,11 +265,9 @@ class Index:
         if None in states.values():
             return None
         facts, curve = tuple(states[file] for file in _FACTS), states[_METRICS] or ()
-        run = Run(path)
         if known and known.facts == facts:
             if known.run.outcome is None:  # it may have been started or killed since
-                config = known.run.__dict__.get("config")
-                run.__dict__.update({"config": config} if config else {})
+                run = known.run.now()
                 if run.status != known.run.status:
                     known.run, known.version = run, self._version + 1
             if known.curve != curve:
@@ -277,6 +275,7 @@ class Index:
                 unread.append(known)
             known.changed = changed
             return known
+        run = Run(path)
         _ = run.status  # as it is now: the next look compares
         entry = Entry(_id(name), name, run, facts, curve, changed, self._version + 1)
         if known:  # the curve goes on, and what is shown of it stays until it is read again

@@ -12,7 +12,6 @@ from lrflow.reports.page import Page, without_values
 from lrflow.reports.run_charts import watched_figures
 from lrflow.reports.run_course import Course
 from lrflow.reports.run_page import facts, findings, warnings
-from lrflow.reports.runs import Run
 
 _NOT_DRAWN = ("grad_norm/", "weight_norm/", "update_norm/", "update_ratio/")
 """Starts of the names of columns that only the whole page of a run draws."""
@@ -47,9 +46,7 @@ class Live:
             entry: the run as it is now.
             known: the `at` of the last answer; empty: there was none.
         """
-        run = Run(entry.run.folder)
-        config = entry.run.__dict__.get("config")
-        run.__dict__.update({"config": config} if config else {})
+        run = entry.run.now()
         course = Course(run, self._file)
         rows = sum(map(len, course.history.values()))
         at = f"{self._file.end}-{rows}-{run.status}-{len(run.findings)}"

@@ -128,6 +128,13 @@ class Run:
         given = {key: value for key, value in self.typed.items() if changes_training(key)}
         return {key: value for key, value in given.items() if key.partition(".")[0] not in ("task", "sweep")}
 
+    def now(self) -> Run:
+        """Return the run as its folder is now; its config stays the same, and is not read again."""
+        found = Run(self.folder)
+        if config := vars(self).get("config"):  # it was read
+            vars(found)["config"] = config
+        return found
+
     @cached_property
     def plan(self) -> Plan | None:
         """The plan that it executes; None: it cannot be read."""

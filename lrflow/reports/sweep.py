@@ -18,7 +18,7 @@ from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page
 from lrflow.reports.runs import page_of
 from lrflow.reports.sweep_charts import by_figure, figures
-from lrflow.reports.sweep_matplotlib import plot_sweep
+from lrflow.reports.sweep_picture import plot_sweep
 from lrflow.runs import PAGE
 from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
 from lrflow.sweeps.folders import read_sweep

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from lrflow.display import CURVES, MUTED, scale_of
 from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Part, Points, Scale
 from lrflow.reports.charts import bars, chart, parallel
-from lrflow.reports.sweep_matplotlib import MAX_NUMBERED, interpolate_line
+from lrflow.reports.sweep_picture import MAX_NUMBERED, interpolate_line
 from lrflow.sweeps.analysis import Analysis, LRCurve
 from lrflow.sweeps.importance import importance, learning_curves
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none

@@ -1,4 +1,4 @@
-"""The figure of a sweep (`sweep.png`): the metric against the LR, the Pareto front, the learning curves."""
+"""The picture of a sweep (`sweep.png`): the metric against the LR, the Pareto front, the learning curves."""
 
 from __future__ import annotations
 
