@@ -75,16 +75,34 @@ def factor_of(recoveries: Sequence[Recovery], steps: np.ndarray) -> np.ndarray:
     return factor
 
 
-def facts_of(recoveries: Sequence[Recovery]) -> dict[str, Any]:
+def summary_of(recoveries: Sequence[Recovery]) -> dict[str, Any]:
     """Return fields of the summary: the rollbacks as plain data, their number and that of steps left out."""
     counts = {"rollbacks": len(recoveries), "left_out": len(left_out(recoveries))}
     return {"recoveries": [recovery.to_dict() for recovery in recoveries], "recovery": counts}
 
 
+def apply_recoveries(trainer: pl.Trainer, recoveries: Sequence[Recovery], facts: Mapping[str, Any]) -> None:
+    """Multiply the LRs of a run from here on by the factor of its last rollback, and update its summary.
+
+    Args:
+        trainer: of the run.
+        recoveries: its rollbacks so far.
+        facts: what `summary_of` returned before; updated in place, since the run holds them already.
+    """
+    now = summary_of(recoveries)
+    facts["recoveries"][:] = now["recoveries"]
+    facts["recovery"].update(now["recovery"])
+    if recoveries:
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, PlanScheduler)
+        scheduler.multiply("rollbacks", partial(factor_of, recoveries))
+
+
 class KeptCut(Callback):
     """Keeps the factor of earlier rollbacks on the LR in a run that is resumed and does not roll back any more.
 
-    It takes the place of the `lrflow.training.rollback.Rollback` in the checkpoints, for a run that does so again.
+    Its state in checkpoints has the key of `lrflow.training.rollback.Rollback`, which goes on from it if the run is
+    resumed once more, with recovery.
 
     Attributes:
         facts: fields of the summary, as of `Rollback`.
@@ -93,16 +111,11 @@ class KeptCut(Callback):
     state_key = STATE_KEY
 
     def __init__(self) -> None:
-        self.facts, self._state = facts_of(()), dict[str, Any]()
+        self.facts, self._state = summary_of(()), dict[str, Any]()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Multiply the LRs by the factor."""
-        recoveries = [Recovery(**one) for one in self._state["recoveries"]]
-        self.facts["recoveries"][:] = facts_of(recoveries)["recoveries"]
-        self.facts["recovery"].update(facts_of(recoveries)["recovery"])
-        scheduler = trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(scheduler, PlanScheduler)
-        scheduler.multiply("rollbacks", partial(factor_of, recoveries))
+        apply_recoveries(trainer, [Recovery(**one) for one in self._state["recoveries"]], self.facts)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the checkpoint, without the snapshots that this run does not keep."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
@@ -19,13 +18,12 @@ from torchmetrics import Metric
 from lrflow.display import counted
 from lrflow.errors import DivergedError
 from lrflow.files import remove_parts, write_whole
-from lrflow.plan import PlanScheduler
 from lrflow.runs import ROLLBACKS, RunFolder
 from lrflow.training.batch_guard import BatchGuard
 from lrflow.training.block import Block
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, BrokenCheckpointError, decode, encode, read_checkpoint
 from lrflow.training.monitor import look
-from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue, factor_of, facts_of
+from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, RollbackDue, apply_recoveries, summary_of
 from lrflow.training.signals import Signals
 from lrflow.training.snapshots import PREFIX, Snapshot, copied, snapshot_name, snapshots_of, superfluous
 from lrflow.training.state import preserve_random_state, set_random_state
@@ -63,7 +61,7 @@ class Rollback(Callback):
     ) -> None:
         self.policy, self.every, self.report = policy, max(1, every), report
         self.guard = BatchGuard(self)
-        self.facts = facts_of(())
+        self.facts = summary_of(())
         self.recoveries: list[Recovery] = []
         self._keep, self._folder, self._source = keep, folder, source
         self._ring: list[Snapshot] = []
@@ -117,7 +115,8 @@ class Rollback(Callback):
                     for one in self._unnamed:
                         (path.parent / one.name).unlink(missing_ok=True)
                         one.is_written = False
-                    return self._unnamed.clear()
+                    self._unnamed.clear()
+                    return
                 snapshot.is_written = True
                 self._unnamed.append(snapshot)
 
@@ -135,7 +134,8 @@ class Rollback(Callback):
     def begin(self, trainer: pl.Trainer) -> None:
         """Start with the first state of a run, the snapshots of the one that is resumed, or after a rollback."""
         if self._begun:
-            return self._apply(trainer)
+            apply_recoveries(trainer, self.recoveries, self.facts)
+            return
         self._begun, self._resumed_at = True, trainer.global_step
         if self._source is not None:
             self._ring = [*filter(None, map(self._read, self._saved_names))] or [*filter(None, [self._resumed()])]
@@ -143,7 +143,7 @@ class Rollback(Callback):
             with preserve_random_state():
                 set_random_state(before)  # of the first epoch, whose loaders exist now
                 self.take(trainer)
-        return self._apply(trainer)
+        apply_recoveries(trainer, self.recoveries, self.facts)
 
     def _read(self, name: str) -> Snapshot | None:
         assert self._source is not None
@@ -269,20 +269,6 @@ class Rollback(Callback):
         trainer.fit_loop.rewind(content["lrflow"]["position"]["epoch"], batch)  # type: ignore[attr-defined]
         connector.restore_training_state()
         connector._loaded_checkpoint = {}
-
-    def _apply(self, trainer: pl.Trainer) -> None:
-        """Multiply the LRs from here on by the factor of the last rollback."""
-        facts = facts_of(self.recoveries)
-        self.facts["recoveries"][:] = facts["recoveries"]
-        self.facts["recovery"].update(facts["recovery"])
-        if self.recoveries:
-            scheduler = trainer.lr_scheduler_configs[0].scheduler
-            assert isinstance(scheduler, PlanScheduler)
-            scheduler.multiply("rollbacks", self.factor)
-
-    def factor(self, steps: np.ndarray) -> np.ndarray:
-        """Return the factor on the planned LR at these steps after the last rollback; [n], float64."""
-        return factor_of(self.recoveries, steps)
 
     def _keep_rows(self, recovery: Recovery) -> None:
         """Copy the rows of metrics.csv that the rollback drops."""
