@@ -16,7 +16,7 @@ class Surface(pl.LightningModule):
     """A point in the plane as the only parameter; the loss is the height of the surface at the point.
 
     Logs `height`, `x` and `y` of the point at the end of an epoch. At the end of the run it writes the path of the
-    point to the run folder, as `path.csv` and `path.png`.
+    point, with the LR of each step, to the run folder, as `path.csv` and `path.png`.
 
     Args:
         start: where the point starts, (x, y).
@@ -44,8 +44,9 @@ class Surface(pl.LightningModule):
         return {"height": self.height(point), "x": point[0], "y": point[1]}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Record the position before the step."""
-        self._path.append(self.point.detach().clone())
+        """Record the position before the step, and the LR of the step."""
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._path.append(torch.cat([self.point.detach(), self.point.new_tensor([lr])]))
 
     def on_train_epoch_end(self) -> None:
         """Log the position."""
@@ -56,15 +57,17 @@ class Surface(pl.LightningModule):
         if self.trainer.is_global_zero:
             from .picture import Run, draw_run
 
-            points = torch.stack([*self._path, self.point.detach()])
-            run = Run(self, points.cpu().numpy(), self.height(points).cpu().numpy(), f"{len(self._path)} steps")
+            path = torch.stack(self._path)
+            points = torch.cat([path[:, :2], self.point.detach()[None]])
+            heights = self.height(points).cpu().numpy()
+            run = Run(self, points.cpu().numpy(), heights, path[:, 2].cpu().numpy(), (f"{len(path)} steps",))
             folder = Path(self.trainer.default_root_dir)
-            write_path(folder / "path.csv", run.points, run.heights)
+            write_path(folder / "path.csv", run.points, run.heights, run.rates)
             draw_run(run, folder / "path.png")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the path, so that a resumed run has all of it."""
-        checkpoint["path"] = torch.stack(self._path) if self._path else torch.empty(0, 2)
+        checkpoint["path"] = torch.stack(self._path) if self._path else torch.empty(0, 3)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the path of the interrupted run."""
@@ -124,13 +127,14 @@ class TwoValleys(Surface):
         return super().describe(point) | {"wide": (point[0] > 0).float()}
 
 
-def write_path(file: Path, points: np.ndarray, heights: np.ndarray) -> None:
-    """Write a path as a CSV table with the columns step, x, y, height.
+def write_path(file: Path, points: np.ndarray, heights: np.ndarray, rates: np.ndarray) -> None:
+    """Write a path as a CSV table with the columns step, x, y, height, lr.
 
     Args:
         file: path of the table.
         points: [steps + 1, 2]; the last one is the end of the run.
         heights: [steps + 1].
+        rates: LR of the step that leaves each point, [steps]; the end has none, `nan` in the table.
     """
-    rows = np.column_stack([np.arange(len(points)), points, heights])
-    np.savetxt(file, rows, fmt=["%d", "%.9g", "%.9g", "%.9g"], delimiter=",", header="step,x,y,height", comments="")
+    rows = np.column_stack([np.arange(len(points)), points, heights, [*rates, np.nan]])
+    np.savetxt(file, rows, fmt=["%d", *["%.9g"] * 4], delimiter=",", header="step,x,y,height,lr", comments="")

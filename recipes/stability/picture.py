@@ -6,8 +6,10 @@ python -m lrflow.recipes.stability.picture outputs/sweeps/SWEEP picture.png
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import torch
 from lrflow.config import instantiate
 from lrflow.config.saved import load_config
 from lrflow.config.validation import validate
-from lrflow.display import COLOURS, FAINT, GREY, INK, number
+from lrflow.display import COLOURS, GREY, INK, number, plain_axes
 
 from .model import Surface
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 3
+WIDTH = 9.6  # inches
 LEVELS = 22
+TONES = 256  # colours of the file, so that it is a third of the size
 LAND = ("#b9c6d2", "#f6f8fa")  # from the lowest height to the highest; pale, so that every path stands out
 
 
@@ -37,66 +41,82 @@ class Run:
         surface: surface of the run.
         points: positions before each step and at the end, [steps + 1, 2].
         heights: heights at these positions, [steps + 1].
-        title: title of its panel.
+        rates: LR of each step, [steps].
+        made: how it was made, in words.
     """
 
     surface: Surface
     points: np.ndarray
     heights: np.ndarray
-    title: str
+    rates: np.ndarray
+    made: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Title of its panel."""
+        return ", ".join(self.made)
 
     @classmethod
     def read(cls, folder: Path) -> Run:
         """Read the run of a run folder."""
         config = validate(load_config(folder / "config.yaml"))
-        path = np.loadtxt(folder / "path.csv", delimiter=",", skiprows=1)  # step, x, y, height
+        path = np.loadtxt(folder / "path.csv", delimiter=",", skiprows=1)  # step, x, y, height, lr
         surface = instantiate(config.model.node())
-        title = describe(config.optimizer.node(), config.schedule.node())
-        return cls(surface, path[:, 1:3], path[:, 3], title)
+        made = describe(config.optimizer.node(), config.schedule.node())
+        return cls(surface, path[:, 1:3], path[:, 3], path[:-1, 4], made)
 
 
 def read_sweep(folder: Path) -> list[Run]:
-    """Return the runs of a sweep folder, in the order of its jobs."""
+    """Return the runs of a sweep folder, in the order of its jobs; their titles are what differs between them."""
     folders = sorted((path.parent for path in folder.glob("*/path.csv")), key=lambda path: int(path.name))
-    return [Run.read(folder) for folder in folders]
+    runs = [Run.read(folder) for folder in folders]
+    same = set.intersection(*(set(run.made) for run in runs)) if len(runs) > 1 else set()
+    return [replace(run, made=tuple(word for word in run.made if word not in same)) for run in runs]
 
 
-def describe(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> str:
-    """Describe how a run was made: its LR, and momentum and schedule if it has any."""
+def describe(optimizer: Mapping[str, Any], schedule: Mapping[str, Any]) -> tuple[str, ...]:
+    """Describe how a run was made: its LR, its momentum if it has any, its schedule and the numbers of that."""
     words = [f"LR {number(optimizer['lr'])}"]
     if momentum := optimizer.get("momentum"):
         words.append(f"momentum {number(momentum)}")
-    if (shape := schedule["shape"]["_target_"].rpartition(".")[2]) != "Constant":
-        words.append(shape)
-    return ", ".join(words)
+    shape = dict(schedule["shape"])
+    words.append(re.sub("(?<!^)(?=[A-Z])", " ", shape.pop("_target_").rpartition(".")[2]).lower())
+    words += [f"{name} {number(value)}" for name, value in shape.items() if type(value) in (int, float)]
+    return tuple(words)
 
 
 def draw_run(run: Run, file: Path) -> None:
-    """Plot one run: its path, and its height against the step."""
-    _draw([run], 2, file)
+    """Plot one run: its path, and its height and LR against the step."""
+    _draw([run], 1, file)
 
 
 def draw_runs(runs: Sequence[Run], file: Path) -> None:
-    """Plot runs on one surface: the path of each, and all heights against the step."""
-    _draw(runs, min(COLUMNS, len(runs) + 1), file)
+    """Plot runs on one surface: the path of each, and all heights and LRs against the step."""
+    _draw(runs, 2 if len(runs) in (2, 4) else COLUMNS, file)
 
 
 def _draw(runs: Sequence[Run], columns: int, file: Path) -> None:
     from matplotlib.figure import Figure  # instead of pyplot, which keeps state and may need a display
+    from PIL import Image
 
-    rows = -(-(len(runs) + 1) // columns)
+    rows = -(-len(runs) // columns)
     (left, right), (bottom, top) = runs[0].surface.window
-    panel = 4.4, 4.4 * (top - bottom) / (right - left) + 0.55
-    figure = Figure((columns * panel[0], rows * panel[1]), layout="constrained", facecolor="white")
-    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    height = WIDTH / columns * (top - bottom) / (right - left) + 0.35
+    figure = Figure((WIDTH, rows * height + 2.4), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]  # inches
+    paths, charts = figure.subfigures(2, 1, height_ratios=[rows * height, 2.4])
+    cells = paths.subplots(rows, columns, squeeze=False).ravel()
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
     for axes, run, colour in zip(cells, runs, colours, strict=False):
         _draw_path(axes, run, colour)
-    _draw_heights(cells[len(runs)], runs, colours)
-    cells[len(runs)].set_box_aspect((top - bottom) / (right - left))
-    for axes in cells[len(runs) + 1 :]:
+    for axes in cells[len(runs) :]:
         axes.set_axis_off()
-    figure.savefig(file, dpi=110)
+    heights, rates = charts.subplots(1, 2)
+    _draw_heights(heights, runs, colours)
+    _draw_rates(rates, runs, colours)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=100)
+    Image.open(drawn).convert("RGB").quantize(TONES, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def _draw_path(axes: Axes, run: Run, colour: str) -> None:
@@ -137,13 +157,23 @@ def _draw_heights(axes: Axes, runs: Sequence[Run], colours: Sequence[str]) -> No
     if log:
         axes.set_yscale("log")
         axes.set_ylim(max(finite[finite > 0].min(), 1e-8), min(finite.max(), 1e4) * 2)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    _dress(axes, "loss: the height under the point")
+
+
+def _draw_rates(axes: Axes, runs: Sequence[Run], colours: Sequence[str]) -> None:
+    """Plot the LR against the step."""
+    for run, colour in zip(runs, colours, strict=True):
+        axes.step(np.arange(len(run.rates)), run.rates, where="post", color=colour, linewidth=1.8)
+    axes.set_ylim(0, 1.08 * max(run.rates.max() for run in runs))
+    _dress(axes, "LR")
+
+
+def _dress(axes: Axes, title: str) -> None:
+    """Style a chart over the steps."""
+    plain_axes(axes)
     axes.tick_params(colors=GREY, labelsize=8, length=3)
     axes.set_xlabel("step", color=INK, fontsize=9)
-    axes.set_title("height under the point", loc="left", fontsize=11, color=INK)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from lrflow.recipes.stability import picture
 from lrflow.recipes.stability.data import GradientNoise
 from lrflow.recipes.stability.model import Quadratic, Surface, TwoValleys
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 Descend = Callable[..., np.ndarray]
 
 
@@ -28,7 +31,7 @@ def descend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Descend:
         before = set(tmp_path.glob("outputs/*"))
         assert main([f"recipe={recipe}", "trainer.progress=false", *words]) == 0
         (folder,) = set(tmp_path.glob("outputs/*")) - before
-        return np.loadtxt(folder / "path.csv", delimiter=",", skiprows=1)[:, 1:]
+        return np.loadtxt(folder / "path.csv", delimiter=",", skiprows=1)[:, 1:4]
 
     return run
 
@@ -157,8 +160,33 @@ def test_a_sweep_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     words = ["-m", "recipe=stability/momentum", "data.steps=5", "optimizer.lr=0.1,0.3", f"hydra.sweep.dir={tmp_path}"]
     assert main(words) == 0
     runs = picture.read_sweep(tmp_path)
-    assert [run.title for run in runs] == ["LR 0.1, momentum 0.9", "LR 0.3, momentum 0.9"]
+    assert [run.title for run in runs] == ["LR 0.1", "LR 0.3"]
     assert all(run.points.shape == (6, 2) for run in runs)
+    np.testing.assert_allclose([run.rates for run in runs], [[0.1] * 5, [0.3] * 5])
+    assert picture.Run.read(tmp_path / "0").title == "LR 0.1, momentum 0.9, constant"
     monkeypatch.setattr("sys.argv", ["picture", str(tmp_path), str(tmp_path / "all.png")])
     picture.main()
     assert (tmp_path / "all.png").stat().st_size > 10_000
+
+
+def test_the_pictures_of_the_theory_end_where_its_text_says(
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.setattr(picture, "draw_run", lambda *_: None)
+    import descents
+
+    shown = descents.pictures(DOCS / "theory.md")
+    assert [one.path.stem for one in shown] == ["overshoot", "crawl", "restart", "noise"]
+    for one in shown:
+        runs = one.runs(tmp_path / one.path.stem)
+        for run in runs:
+            end = f"{run.heights[-1]:.2g}" if run.heights[-1] < 100 else f"{run.heights[-1]:,.0f}"
+            assert re.search(rf"(?<![\d.-]){end}(?!\d)", one.text), (run.title, run.heights[-1])
+        assert 0 < one.path.stat().st_size < 60_000
+    narrow, _, left = (run.points[-1] for run in descents.read_sweep(tmp_path / "restart"))
+    np.testing.assert_allclose(narrow, (-1.25, -0.29), atol=0.03)
+    np.testing.assert_allclose(left, (1.16, 0.48), atol=0.1)
+    constant, decayed = descents.read_sweep(tmp_path / "noise")
+    assert f"its loss is {constant.heights[100:].mean():.2g} on average" in shown[-1].text
+    np.testing.assert_allclose([decayed.rates[0], decayed.rates[-1]], [0.1, 1e-4])
