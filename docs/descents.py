@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrflow.cli import main as lrflow
-from lrflow.recipes.stability.picture import Run, draw_runs, read_sweep
+from lrflow.recipes.stability.picture import Run, draw_runs, read_sweep  # type: ignore[import-not-found]
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS / "theory.md", DOCS.parent / "recipes" / "stability" / "README.md")

@@ -115,9 +115,10 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: `1 group`, `1,200 steps`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int | str, noun: str) -> str:
+    """Return a count with its noun: `1 group`, `1,200 steps`; a count as text stays as it is: `2.5 epochs`."""
+    shown = count if isinstance(count, str) else f"{count:,}"
+    return f"{shown} {noun}{'' if shown == '1' else 's'}"
 
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from lrflow.config import types as f
 from lrflow.config.schema import NO_TIME, Section
+from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan.averaging import WIDEST, Averaging
 from lrflow.schedules import Duration, Horizon
@@ -79,8 +80,9 @@ class SWA(_Averaged):
         _check_start(start, self.start, horizon)
         first = (start // every + 1) * every
         if first > horizon.steps:
+            run = f"{horizon.steps:,}"
             message = (
-                f"is {every:,} steps, and no multiple of it is after the start and within the run's {horizon.steps:,}"
+                f"is {counted(every, 'step')}, and no multiple of it is after the start and within the run's {run}"
             )
             hint = "shorten average.every, or start earlier"
             raise ConfigError([Problem("average.every", message, str(self.every), hint)])
@@ -102,7 +104,7 @@ class Tail(_Averaged):
         """
         last = _steps(self.last, "last", horizon)
         if not 0 < last <= horizon.steps:
-            message = f"is {last:,} steps, but the run has {horizon.steps:,}"
+            message = f"is {counted(last, 'step')}, but the run has {horizon.steps:,}"
             raise ConfigError([Problem("average.last", message, str(self.last), "from one step to the whole run")])
         return Averaging("uniform", horizon.steps - last + 1, 1, horizon.steps, self.evaluate)
 
@@ -131,7 +133,7 @@ def _steps(duration: Duration, key: str, horizon: Horizon) -> int:
 
 def _check_start(steps: int, start: Duration, horizon: Horizon) -> None:
     if steps >= horizon.steps:
-        message = f"is {steps:,} steps, but the run has only {horizon.steps:,}: nothing would be averaged"
+        message = f"is {counted(steps, 'step')}, but the run has only {horizon.steps:,}: nothing would be averaged"
         raise ConfigError([Problem("average.start", message, str(start), "start earlier, or train longer")])
 
 

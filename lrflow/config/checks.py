@@ -27,6 +27,7 @@ from lrflow.config.step_batch import check_batch_search, check_scaling
 from lrflow.config.targets import defaults
 from lrflow.config.task_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
 from lrflow.config.trainer_keys import check_lightning
+from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several, is_within_a_program
 from lrflow.layers import Rule
@@ -277,7 +278,7 @@ def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
     except ValueError as error:
         return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncountable_hint(start))]
     if first >= horizon.steps:
-        message = f"is {first} steps, but the run has only {horizon.steps}"
+        message = f"is {counted(first, 'step')}, but the run has only {horizon.steps}"
         return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]
     if last >= horizon.steps:
         message = f"ends at step {last}, but the run has only {horizon.steps}"

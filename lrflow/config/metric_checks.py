@@ -14,6 +14,7 @@ from lrflow.config.config import Config
 from lrflow.config.objective import logged_by, loss_of
 from lrflow.config.schema import Feedback
 from lrflow.config.sweep_schema import TARGET
+from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback import limits as of_feedback
@@ -216,7 +217,9 @@ def unlikely_settings(config: Config, horizon: Horizon) -> list[str]:
     if isinstance(feedback, Feedback):
         every = _every(feedback)
         if every is not None and every.steps(horizon) > horizon.steps:
-            found.append(f"feedback.every is {every}, but the run has only {horizon.steps} steps: it would never act")
+            found.append(
+                f"feedback.every is {every}, but the run has only {counted(horizon.steps, 'step')}: it would never act"
+            )
     return found
 
 

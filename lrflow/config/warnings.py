@@ -22,6 +22,7 @@ from lrflow.config.overrides import Override
 from lrflow.config.schema import Feedback, Rules, Schedule, ScheduledSetting
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.config.task_schema import OF_A_RUN
+from lrflow.display import counted
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
 
@@ -119,7 +120,8 @@ def _of_length(config: Config, horizon: Horizon) -> Iterator[str]:
     """Yield a warning for each interval and patience that is longer than the run."""
     every = config.sharpness_every
     if every is not None and (steps := _steps(every, horizon)) is not None and steps >= horizon.steps:
-        yield f"sharpness.every is {every}, but the run has only {horizon.steps:,} steps: it is measured once at most"
+        run = counted(horizon.steps, "step")
+        yield f"sharpness.every is {every}, but the run has only {run}: it is measured once at most"
     feedback = config.feedback
     if not isinstance(feedback, Feedback):
         return

@@ -223,8 +223,7 @@ def describe_length(plan: PlanBase) -> str:
     horizon = plan.horizon
     words = counted(horizon.steps, "step")
     if horizon.steps_per_epoch:
-        epochs = f"{horizon.epochs:.4g}"
-        words += f", {epochs} epoch{'' if epochs == '1' else 's'} of {horizon.steps_per_epoch:,}"
+        words += f", {counted(f'{horizon.epochs:.4g}', 'epoch')} of {horizon.steps_per_epoch:,}"
     if horizon.samples_per_step and (plan.in_samples or not horizon.steps_per_epoch):
         words += f", {horizon.steps * horizon.samples_per_step:,.0f} samples"
     return words

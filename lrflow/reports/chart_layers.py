@@ -17,6 +17,8 @@ MAX_HOVERED = 1500  # points of all lines of a chart of which the mouse finds th
 FAINT = 0.1  # opacity of what is not chosen in the legend
 NUMBER = ".6~g"
 
+_EDGE = 2  # pixels of padding at least, so that a line along the edge, such as an LR of 0, is not cut to half its width
+
 _DASHED = [5, 4]
 _SHAPES = {
     "star": "M0,-1L.225,-.309L.951,-.309L.363,.118L.588,.809L0,.382L-.588,.809L-.363,.118L-.951,-.309L-.225,-.309Z",
@@ -250,7 +252,7 @@ def _encoding(side: str, axis: Axis, padding: int) -> Spec:
     low, high = axis.ends or (None, None)
     scale: Spec = {"type": axis.scale, **({"nice": False} if side == "x" else {})}
     scale |= {"nice": False} if axis.scale == "log" else {}
-    scale |= {"padding": padding} if padding and not axis.ends else {}
+    scale |= {"padding": _EDGE if axis.ends else max(padding, _EDGE)}
     scale |= {key: end for key, end in (("domainMin", low), ("domainMax", high)) if end is not None}
     label = "format(datum.value, '.0%')" if axis.percent else _VALUE
     look: Spec = {"grid": side == "y", "labelExpr": label}

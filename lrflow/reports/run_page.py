@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lrflow.config.validation import META
-from lrflow.display import duration, number
+from lrflow.display import counted, duration, number
 from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.metric import is_test
@@ -92,7 +92,7 @@ def facts(course: Course) -> list[Fact]:
         tests = {other: course.last(other) for other in course.metrics if is_test(other)}
         note = ", ".join(f"{other} {value:.4g}" for other, value in tests.items() if value is not None)
         found.append(Fact(f"last {name}", f"{last:.4g}", note))
-    epochs = f"{course.epochs(course.last_step)} epochs" if course.epoch_length else ""
+    epochs = counted(course.epochs(course.last_step), "epoch") if course.epoch_length else ""
     of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
     found.append(Fact("steps", f"{course.last_step:,}{of}", epochs))
     if outcome:

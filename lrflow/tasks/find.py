@@ -19,7 +19,7 @@ from lrflow.config import Config, save_config, validate
 from lrflow.config.find_schema import BatchSizeFind, RangeFind, StabilityFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.warnings import unused_by_search
-from lrflow.display import Grid, QuietConsole, number
+from lrflow.display import Grid, QuietConsole, counted, number
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import rank
 from lrflow.metric import TRAIN_LOSS
@@ -125,7 +125,8 @@ def _with_lr(config: Config, found: dict[str, Any]) -> Config:
     """
     assert isinstance(config.find, RangeFind)
     lr, interval = float(f"{found['lr']:.3g}"), [float(f"{found[end]:.3g}") for end in ("low", "high")]
-    how = f"range test of {config.find.sweep_count} sweeps" + (", settled by trial runs" if config.find.confirm else "")
+    how = f"range test of {counted(config.find.sweep_count, 'sweep')}"
+    how += ", settled by trial runs" if config.find.confirm else ""
     source = config.source.copy()
     OmegaConf.update(source, "optimizer.lr", lr)
     record = {"lr": lr, "interval": interval, "how": how, "steps": found["steps"]}
@@ -168,7 +169,7 @@ def find_range(config: Config, find: RangeFind, folder: Path, console: Console) 
     answer = record.answer
     verdict = compare_with_interval(config.optimizer.lr, answer.interval, suggestion.ceiling)
     advice = "" if config.finds_lr or not answer.confident else f"Use optimizer.lr={answer.lr:.2g} ({verdict}). "
-    console.print(f"{advice}Cost: {record.steps} steps.", soft_wrap=True, highlight=False)
+    console.print(f"{advice}Cost: {counted(record.steps, 'step')}.", soft_wrap=True, highlight=False)
     low, high = answer.interval
     return {"lr": answer.lr, "low": low, "high": high, "doubts": list(answer.doubts), "steps": record.steps}
 
@@ -213,7 +214,8 @@ def _confirm(config: Config, find: RangeFind, start: float, folder: Path, consol
 
     def report(lr: float, value: float, steps: int) -> None:
         print_line(
-            f"  LR {number(lr):>9}  {steps} steps  " + (f"{what} {value:.4g}" if math.isfinite(value) else "diverged")
+            f"  LR {number(lr):>9}  {counted(steps, 'step')}  "
+            + (f"{what} {value:.4g}" if math.isfinite(value) else "diverged")
         )
 
     try:

@@ -14,7 +14,7 @@ from lrflow.config.options import Catalogue
 from lrflow.config.origins import read_yaml
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.task_schema import Merge
-from lrflow.display import QuietConsole
+from lrflow.display import QuietConsole, counted
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import remove_parts
 from lrflow.plan import Plan
@@ -112,7 +112,7 @@ def plan_merge(task: Merge, last: Path, config: Config) -> tuple[Merged, list[Pa
     except ValueError as error:
         raise ConfigError([Problem("task.over", str(error), str(task.over))]) from None
     if not 0 < over <= end:
-        message = f"is {over:,} steps, but the checkpoint is of step {end:,}"
+        message = f"is {counted(over, 'step')}, but the checkpoint is of step {end:,}"
         raise ConfigError([Problem("task.over", message, str(task.over), "a shorter decay")])
     start, stretch = end - over, Horizon(over, horizon.steps_per_epoch, horizon.samples_per_step)
     multipliers = decay(task.shape, task.floor, stretch, curve_named(task.shape, task.floor))

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from lrflow.config import Config
+from lrflow.display import counted
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.health.monitors import build_monitors
 from lrflow.plan import Plan, PlanScheduler
@@ -118,7 +119,8 @@ def _run_rungs(config: Config, trial: Trial, folder: Path, reporter: Reporter, c
         trainer.validate(module, datamodule=data, verbose=False)
         metrics = _metrics(trainer, name)
         made = trainer.global_step
-        length = f"{made} of {steps} steps, ended early by {trainer.ended_by}" if made < steps else f"{steps} steps"
+        length = counted(steps, "step")
+        length = f"{made} of {length}, ended early by {trainer.ended_by}" if made < steps else length
         console.print(f"rung of {length}: {name} {metrics[name]:.4g}", highlight=False)
         if reporter.report(metrics[name], share):
             raise pruned_error(trial, metrics, share)

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.config.checkpoint_names import NamePattern
 from lrflow.config.literal import in_shell
-from lrflow.display import joined
+from lrflow.display import counted, joined
 from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, remove_parts, set_aside
 from lrflow.loggers.loggers import drop_rows_from
@@ -361,7 +361,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             again = f"saved as {self._saved}; resume it with another {missing.key}" if self._saved else ""
             raise SettingError("\n    ".join(filter(None, [str(missing), again])))
         if self.stop.agreed(trainer):
-            done = f"stopped as asked after {trainer.global_step} steps"
+            done = f"stopped as asked after {counted(trainer.global_step, 'step')}"
             if self._saved is None:
                 raise StoppedError(f"{done}; nothing could be saved", self.stop.exit_code)
             hint = f"saved as {self._saved}; continue with {in_shell('resume', RunFolder.of(self._saved).path)}"

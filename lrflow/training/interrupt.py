@@ -194,7 +194,8 @@ def ended_together(trainer: pl.Trainer, hint: str) -> Iterator[None]:
             if launcher:
                 launcher.end(0)
             done = trainer.global_step
-            text = f"{stops.stopped_by(raised.number)} after {done} steps, which are saved; {hint}"
+            saved = "1 step, which is saved" if done == 1 else f"{done} steps, which are saved"
+            text = f"{stops.stopped_by(raised.number)} after {saved}; {hint}"
             raise StoppedError(text if done > first else _unsaved(raised.number, done), 128 + raised.number) from None
         if launcher:
             launcher.is_ending.set()

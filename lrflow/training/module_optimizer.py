@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from lrflow.config import Config
 from lrflow.config.compatibility import check_optimizer
-from lrflow.display import joined
+from lrflow.display import counted, joined
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import traits_of
@@ -250,8 +250,8 @@ def check_same_length(config: Config, horizon: Horizon, branches: Sequence[Branc
         ConfigError: it has another length.
     """
     if config.schedule.of_module and branches and branches[0].before.steps != horizon.steps:
-        before = branches[0].before.steps
-        message = f"the module's scheduler was planned for {before:,} steps, and the run would have {horizon.steps:,}"
+        before = counted(branches[0].before.steps, "step")
+        message = f"the module's scheduler was planned for {before}, and the run would have {horizon.steps:,}"
         hint = "resume with the same length, or start a new run"
         raise ConfigError([Problem("resume.horizon", message, config.resume.horizon, hint)])
 

@@ -16,6 +16,7 @@ from torch import nn
 from lrflow.config.options import Catalogue
 from lrflow.config.schema import Rules
 from lrflow.config.targets import instantiate, locate
+from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, Rule, RuleMaker, resolve
 from lrflow.layers.parameters import Parameters
@@ -233,7 +234,7 @@ class Planned(pl.Callback):
         """Check that the run is as long as its plan."""
         steps, planned = trainer.estimated_stepping_batches, self.plan.horizon.steps
         if steps != planned:
-            message = f"the plan has {planned:,} steps, and the Trainer would make {steps:,}"
+            message = f"the plan has {counted(planned, 'step')}, and the Trainer would make {steps:,}"
             raise ConfigError(
                 [Problem("steps", message, planned, f"plan steps={steps}, or Trainer(max_steps={planned})")]
             )

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from lrflow.config.restart import IGNORED_KEYS
-from lrflow.display import joined, shape_text
+from lrflow.display import counted, joined, shape_text
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
@@ -340,7 +340,7 @@ class Resumed:
             now, end = _rates(plan, self.step), _rates(plan, horizon.steps - 1)
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
         was = self.plan.horizon
-        change = f"the run was {was.steps} steps long and is {horizon.steps} now"
+        change = f"the run was {counted(was.steps, 'step')} long and is {horizon.steps} now"
         if was.same_length(horizon):
             change = f"a step saw {was.samples_per_step:g} samples and sees {horizon.samples_per_step:g} now"
         elif was.steps == horizon.steps:

@@ -10,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.data.fingerprint import changes_of_data, fingerprint
-from lrflow.display import joined
+from lrflow.display import counted, joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
@@ -104,7 +104,9 @@ def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
     if not differ.any():
         return []
     names = joined([name for name, other in zip(now.names, differ, strict=True) if other], 7)
-    message = f"up to step {step} the run had another LR than a run of {now.horizon.steps} steps has: {names}"
+    message = (
+        f"up to step {step} the run had another LR than a run of {counted(now.horizon.steps, 'step')} has: {names}"
+    )
     return [Problem("resume.horizon", message, "branch", "resume from an earlier checkpoint, or with rescale")]
 
 

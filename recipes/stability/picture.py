@@ -97,14 +97,16 @@ def draw_runs(runs: Sequence[Run], file: Path) -> None:
 
 def _draw(runs: Sequence[Run], columns: int, file: Path) -> None:
     from matplotlib.figure import Figure  # instead of pyplot, which keeps state and may need a display
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from PIL import Image
 
     rows = -(-len(runs) // columns)
     (left, right), (bottom, top) = runs[0].surface.window
     height = WIDTH / columns * (top - bottom) / (right - left) + 0.35
-    figure = Figure((WIDTH, rows * height + 2.4), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]  # inches
-    paths, charts = figure.subfigures(2, 1, height_ratios=[rows * height, 2.4])
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)  # inches
+    figure = Figure((WIDTH, rows * height + 2.4), layout=layout, facecolor="white")
+    grid = figure.add_gridspec(2, 1, height_ratios=[rows * height, 2.4])
+    paths, charts = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     cells = paths.subplots(rows, columns, squeeze=False).ravel()
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
     for axes, run, colour in zip(cells, runs, colours, strict=False):

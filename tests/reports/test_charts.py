@@ -138,5 +138,11 @@ def test_steps_are_marked_by_whole_numbers() -> None:
         assert axis.get("tickMinStep") == marked
 
 
+def test_a_line_along_an_edge_is_not_cut() -> None:
+    for ends in (None, (0.0, 1.0)):
+        place = chart(STEP, Axis("LR", ends=ends), [Line("a", [0, 1], [0, 1])])["layer"][0]["encoding"]
+        assert all(place[side]["scale"]["padding"] >= Line("a", [0], [0]).width / 2 for side in "xy")
+
+
 def test_bars_describe_themselves() -> None:
     assert bars({"lr": 0.6, "seed": 0.05}, "share", percent=True)["description"] == "lr: 60%; seed: 5%"
