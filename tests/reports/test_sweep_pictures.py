@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from pages import charts, colour, curves, marks
+from pages import charts, code, colour, curves, marks
 from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, CURVES
@@ -69,9 +69,10 @@ def table(page: str, heading: str) -> tuple[list[str], list[list[str]], list[int
 
 
 def test_the_page_shows_the_recipe_of_the_best_trial(page: str, swept: Path) -> None:
-    recipe = (swept / "recipe" / "best.yaml").read_text() if (swept / "recipe" / "best.yaml").exists() else ""
-    assert read_sweep(swept).best.number == BEST
-    assert not recipe or f"Trial {BEST} of a sweep" in recipe
+    recipe = (swept / "recipe" / "best.yaml").read_text()
+    assert f"Trial {BEST} of a sweep" in recipe
+    command = f"python -m lrflow --config-dir {swept} recipe=best"
+    assert code(page, "Run the best trial again") == f"{command}\n\n{recipe.strip()}"
 
 
 def test_the_trials_table_has_each_value_in_its_column(page: str, swept: Path, mode: str) -> None:
