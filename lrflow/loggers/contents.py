@@ -16,9 +16,6 @@ from lrflow.runs import read_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-AT_START = ("plan", "find")
-"""Names of the files that a run has before its first step."""
-
 AT_END = ("sharpness", "sweep")
 """Names of the files that are written when a run or a sweep ends."""
 
@@ -62,6 +59,17 @@ def sampled(rows: Sequence[T]) -> list[T]:
     """Return the rows of a table; of more than `MOST_ROWS`, about so many, evenly spaced, and the last."""
     every = max(1, -(-len(rows) // MOST_ROWS))
     return [*rows[::every], *(rows[-1:] if (len(rows) - 1) % every else [])]
+
+
+def before_first_step(plan: Path, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield folder and name of each picture and table that a run has before its first step.
+
+    Args:
+        plan: the folder with the record of the plan; that of a resumed run is staged.
+        folder: the run folder.
+    """
+    yield plan, "plan"
+    yield folder, "find"
 
 
 def pictures_in(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Image]]:

@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger as OfLightning
 
 from lrflow.finding import Finding
-from lrflow.loggers.contents import AT_END, AT_START, pictures_in, sampled
+from lrflow.loggers.contents import AT_END, before_first_step, pictures_in, sampled
 from lrflow.loggers.dashboard import BEST, About
 from lrflow.outcome import Outcome
 from lrflow.output import redact_message
@@ -69,7 +69,7 @@ class TensorBoardLogger(OfLightning):
         metrics = dict.fromkeys(self._names(), 0.0)
         for summary in hparams(given, metrics)[:2]:  # the third would say that the run has ended
             writer.file_writer.add_summary(summary)
-        for place, name in zip((folder, self._folder), AT_START, strict=True):
+        for place, name in before_first_step(folder, self._folder):
             self._show(place, (name,), 0)
         writer.flush()
 

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import write_whole
 from lrflow.finding import kinds_of, read_findings
-from lrflow.loggers.contents import AT_END, AT_START, Table, pictures_in, tables_in
+from lrflow.loggers.contents import AT_END, Table, before_first_step, pictures_in, tables_in
 from lrflow.loggers.dashboard import About
 from lrflow.loggers.wandb_artifacts import log_artifacts, staged_in
 from lrflow.loggers.wandb_history import STEP, WandbHistory
@@ -94,7 +94,7 @@ class WandbRun(WandbHistory):
         for name in clock:
             run.define_metric(name, hidden=True)
         self.clock = dict(clock)
-        for place, name in zip((folder, self._folder), AT_START, strict=True):
+        for place, name in before_first_step(folder, self._folder):
             self._attach(place, (name,))
 
     def define(self, name: str) -> None:
