@@ -26,18 +26,21 @@ from lrflow.runs import RunFolder
 def test_it_prints_its_address_and_ends_with_one_line(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "lrflow", "dashboard", str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        found = re.search(r"http://(127\.0\.0\.1:\d+)(/\?token=[\w-]{30,})", process.stdout.readline())
-        assert found
-        assert process.stdout.readline() == "Ctrl-C ends it.\n"
-        connection = http.client.HTTPConnection(found[1], timeout=20)
-        for path, status in ((found[2], 303), ("/", 403), ("/runs/../../etc/passwd", 403)):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == status
-        process.send_signal(signal.SIGINT)
-        rest, error = process.communicate(timeout=30)
+        try:
+            assert process.stdout
+            found = re.search(r"http://(127\.0\.0\.1:\d+)(/\?token=[\w-]{30,})", process.stdout.readline())
+            assert found
+            assert process.stdout.readline() == "Ctrl-C ends it.\n"
+            connection = http.client.HTTPConnection(found[1], timeout=20)
+            for path, status in ((found[2], 303), ("/", 403), ("/runs/../../etc/passwd", 403)):
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == status
+            process.send_signal(signal.SIGINT)
+            rest, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (rest, error.strip(), process.returncode) == ("", "lrflow: interrupted", 130)
 
 
