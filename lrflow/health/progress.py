@@ -108,7 +108,8 @@ class Plateau(Detector):
         patience: share of the planned run without an improvement.
         improvement: smallest share of the improvement so far that counts as one.
         left: least share of the planned run that is left.
-        action: as in `Detector`. No run ends at a plateau unless it is `stop`, since a lower LR often ends one.
+        action: as in `Detector`. Only its own `stop` or `cooldown` ends a run, since a lower LR often ends a
+            plateau.
     """
 
     def __init__(
@@ -147,20 +148,36 @@ class Plateau(Detector):
         correlation = gradient_correlation(history)
         evidence = {"best": best * metric.sign, "correlation": correlation, "grad_norm": gradient}
         message = f"{name} has not improved on {number(best * metric.sign)} for {history.step - since:,} steps"
-        has_moved = history.growth >= MOVED
-        remedy = f"schedule=cosine, or {lower_lr(facts) if has_moved else 'callbacks=early_stopping'}"
         _, sharpness, share = history.sharpness[-1] if history.sharpness else (0, float("nan"), float("nan"))
         if history.sharpness:
             evidence |= {"sharpness": sharpness, "share_of_bound": share}
-        is_alike = correlation >= _ALIKE
-        if (is_alike or (facts.losses and gradient < 0.1)) and not share > 0.2:
-            sign = "consecutive gradients are alike" if is_alike else "the gradients have shrunk, but not the loss"
-            message += f", at a saddle or in a flat region: {sign}"
-            if history.growth < MOVED:
-                remedy = lr_times(facts, min(10.0, 0.5 / share) if share > 0 else 3.0)
-            elif has_moved and not is_alike:  # steps too large may have led to where gradients vanish
-                remedy = lower_lr(facts)
+        remedy = "callbacks=early_stopping"
+        if not has_converged:
+            flat, remedy = _advice(history, correlation, gradient, share)
+            message += flat
         return Finding(self.kind, history.step, since, message, evidence, None, remedy)
+
+
+def _advice(history: History, correlation: float, gradient: float, share: float) -> tuple[str, str]:
+    """Return what shows that a plateau is flat, as the end of a message, or nothing; and the remedy.
+
+    Args:
+        history: of a run that has not converged.
+        correlation: of its consecutive gradients.
+        gradient: their norm, relative to that at the start.
+        share: of the stability bound that the LR uses; NaN: not measured.
+    """
+    facts, has_moved, is_alike = history.facts, history.growth >= MOVED, correlation >= _ALIKE
+    if (is_alike or (facts.losses and gradient < 0.1)) and not share > 0.2:
+        sign = "consecutive gradients are alike" if is_alike else "the gradients have shrunk, but not the loss"
+        flat = f", at a saddle or in a flat region: {sign}"
+        if history.growth < MOVED:
+            return flat, lr_times(facts, min(10.0, 0.5 / share) if share > 0 else 3.0)
+        if has_moved and not is_alike:  # steps too large may have led to where gradients vanish
+            return flat, lower_lr(facts)
+    else:
+        flat = ""
+    return flat, f"schedule=cosine, or {lower_lr(facts) if has_moved else 'callbacks=early_stopping'}"
 
 
 class Overfitting(Detector):

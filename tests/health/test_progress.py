@@ -194,13 +194,15 @@ def test_plateau(history: Callable[[], History], remedy: str | None) -> None:
         assert 100 <= finding.since <= 200
 
 
-def test_a_converged_run_is_a_plateau_to_which_an_action_responds() -> None:
-    for converged in (
-        lambda: validated(STUCK, FLOOR, steps=700, rates=COSINE),
-        lambda: validated(STUCK, FLOOR - 0.2, steps=700),
-    ):
-        assert [judge(Plateau(action=one), converged()) is None for one in ("watch", "restart", "stop")] == [
-            True,
-            False,
-            False,
-        ]
+@pytest.mark.parametrize(
+    "facts", [{"rates": COSINE}, {"loss": FLOOR - 0.2}, {"grad_norm": FADES, "cosine": 0.05}],
+    ids=["the LR has decayed", "the loss is at its floor", "the gradients are gone"],
+)  # fmt: skip
+def test_a_converged_run_is_a_plateau_to_which_an_action_responds(facts: dict[str, Any]) -> None:
+    history = validated(STUCK, **{"loss": FLOOR, "steps": 700} | facts)
+    assert judge(Plateau(action="watch"), history) is None
+    for action in ("restart", "stop"):
+        finding = judge(Plateau(action=action), history)
+        assert finding is not None
+        assert finding.message == "val/loss has not improved on 0.3 for 500 steps"
+        assert finding.remedy == "callbacks=early_stopping"
