@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf, flag_override
 
+from lrflow.cli.job_line import JobLine
 from lrflow.cli.jobs import run_job
 from lrflow.cli.own_process import OwnProcess, limited
 from lrflow.config.overrides import Override
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from lrflow.cli.sweep_check import CheckedJobs
     from lrflow.config import Config
     from lrflow.config.saved import Composed
+
+OUTPUT = "output.txt"
+"""The file in the folder of a job that holds what it printed."""
 
 
 def run_job_of_sweep(
@@ -51,9 +55,8 @@ def run_job_of_sweep(
         limit: time after which the job is ended, as configured; None: any time.
     """
     from hydra.core.hydra_config import HydraConfig
-    from rich.text import Text
 
-    from lrflow.cli.errors import console, show_failure
+    from lrflow.cli.errors import show_failure
     from lrflow.config.composition import placed
     from lrflow.config.types import seconds_of
 
@@ -61,18 +64,20 @@ def run_job_of_sweep(
     folder, typed = _folder(node), _typed(node)
     if config is None and jobs is not None:
         config = jobs.take(typed, folder)
-    number = int(node.job.num)
-    labels = jobs.labels if jobs else []
     quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    line, remark = _line(cfg, node, jobs), ""
     if is_trial_of_lrflow():
-        quiet = _output_to(folder / "output.txt")  # the sweep prints the progress
+        quiet = _output_to(folder / OUTPUT)  # the sweep prints the progress
+    elif line:
+        quiet = line.output_to(folder / OUTPUT)
     else:
-        label = labels[number] if number < len(labels) else " ".join(typed)
-        console().print(Text.assemble((f"\njob {number}", "bold"), f"  {label}\n", (f"{folder}/", "dim")))
+        _show_heading(node, jobs)
     if jobs is not None and jobs.resumed and trained is None:
         trained, checkpoint = _earlier(folder, typed)
         if trained is not None:
-            console().print(Text("has ended before, and is read from its folder", "dim"))
+            remark = "ended before, read from its folder"
+            if not line:
+                print(remark)
         if checkpoint is not None:
             config = None  # composed again, as that of a resumed run
             with flag_override(node, ["readonly", "struct"], False):
@@ -87,11 +92,14 @@ def run_job_of_sweep(
     with redacted_output(), quiet:
         try:
             with limited(seconds_of(limit) if limit else None, partial(_record, late, folder)):
-                return run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
+                ended = run_job(config or composed_job(cfg, node, config_dir)[0].config(folder), place, trained)
         except TimeLimitError:
             _record(late, folder)
             show_failure(late)
-    return _outcome_of(late, node, started)
+            ended = _outcome_of(late, node, started)
+    if line:
+        line.end(ended, remark)
+    return ended
 
 
 class SweepJobs(OwnProcess):
@@ -104,6 +112,7 @@ class SweepJobs(OwnProcess):
 
     def __init__(self, config_dir: Path | None, jobs: CheckedJobs | None) -> None:
         super().__init__(partial(_run_given, config_dir, jobs))
+        self._jobs = jobs
 
     def run(self, cfg: DictConfig, limit: str | None, deadline: float | None) -> Outcome:
         """Run a job that Hydra composed.
@@ -136,12 +145,17 @@ class SweepJobs(OwnProcess):
             failure: LrflowError = _too_long(limit)
         except ProcessDiedError as error:
             failure = error
-        is_trial = is_trial_of_lrflow()
-        with _output_to(folder / "output.txt") if is_trial else contextlib.nullcontext():
+        is_trial, line = is_trial_of_lrflow(), _line(cfg, node, self._jobs)
+        if line:
+            print()  # the process printed the start of the line
+        with _output_to(folder / OUTPUT) if is_trial else contextlib.nullcontext():
             show_failure(failure)
         if not is_trial or isinstance(failure, TimeLimitError):  # else the trial may be run again
             _record(failure, folder)
-        return _outcome_of(failure, node, started)
+        ended = _outcome_of(failure, node, started)
+        if line:
+            line.end(ended)
+        return ended
 
 
 def _run_given(config_dir: Path | None, jobs: CheckedJobs | None, given: tuple[Any, ...]) -> Outcome:
@@ -155,6 +169,30 @@ def _run_given(config_dir: Path | None, jobs: CheckedJobs | None, given: tuple[A
     node: Any = HydraConfig.get()
     configure_log(node.job_logging, node.verbose)
     return run_job_of_sweep(cfg, config_dir, jobs).picklable()
+
+
+def _line(cfg: DictConfig, node: Any, jobs: CheckedJobs | None) -> JobLine | None:
+    """Return the line of a job of a grid; None: it prints all, since it trains nothing or with `hydra.verbose=true`."""
+    if is_trial_of_lrflow() or node.verbose is True or OmegaConf.select(cfg, "task.name") != "train":
+        return None
+    monitor = OmegaConf.select(cfg, "trainer.checkpoint.monitor")
+    return JobLine(int(node.job.num), _label(node, jobs), monitor, alone="BasicLauncher" in node.launcher._target_)
+
+
+def _label(node: Any, jobs: CheckedJobs | None) -> str:
+    """Return the overrides by which a job differs from the others."""
+    number, labels = int(node.job.num), jobs.labels if jobs else []
+    return labels[number] if number < len(labels) else " ".join(_typed(node))
+
+
+def _show_heading(node: Any, jobs: CheckedJobs | None) -> None:
+    """Print which job starts, and its folder."""
+    from rich.text import Text
+
+    from lrflow.cli.errors import console
+
+    head = (f"\njob {node.job.num}", "bold")
+    console().print(Text.assemble(head, f"  {_label(node, jobs)}\n", (f"{_folder(node)}/", "dim")))
 
 
 def _folder(node: Any) -> Path:

@@ -42,7 +42,7 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     if any(found):
         ending["findings"] = [", ".join(map(spoken, kinds)) for kinds in found]
     sweep = _read(home)
-    metrics = _metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
+    metrics = ordered_metrics(outcomes, [each.name for each in sweep.objectives] if sweep else [])
     repeated = any(outcome.runs for outcome in outcomes)
     heading = "trial" if repeated else "job"
     ranks = sweep is None or all(trial.ranks for trial in sweep.trials)  # runs that ended early count too
@@ -212,7 +212,7 @@ _STYLES: dict[str, str] = {
 _UNFINISHED: dict[Status, str] = {"failed": "failed", "diverged": "diverged", "ended_early": "ended early"}
 
 
-def _metrics(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> list[str]:
+def ordered_metrics(outcomes: Sequence[Outcome], objectives: Sequence[str]) -> list[str]:
     """Return the names of the jobs' metrics in the order of the table: objectives, test, validation, others."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.metrics))
     open_ = [name for name in names if not is_test(name)]

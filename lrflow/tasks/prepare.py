@@ -18,7 +18,6 @@ from lrflow.config import Config
 from lrflow.config.average_schema import averaging_of
 from lrflow.config.checks import settings_of
 from lrflow.config.compatibility import check_combination
-from lrflow.display import counted, number
 from lrflow.errors import ConfigError
 from lrflow.health.actions import make_adjustments, report_earlier_factors
 from lrflow.health.advice import report_advice
@@ -233,14 +232,7 @@ def _report_plan(
     if resumed:
         console.print(resumed.describe(plan, assemble.plain_config(config), groups), soft_wrap=True, highlight=False)
         report_earlier_factors(config, resumed, report)
-    if config.run_folder is None or config.trial is not None:  # a trial has its output in its folder
-        console.print(plan.table())
-    else:  # the table of each job of a grid would hide the jobs; `plan.csv` in its folder has it
-        peak = max((group.lr for group in plan.trainable), default=0.0)
-        sizes = f"{counted(plan.horizon.steps, 'step')}, {counted(len(plan.groups), 'group')}, peak LR {number(peak)}"
-        report(f"plan {plan.fingerprint[:12]}: {sizes}")
-        for failed in (check for check in plan.check() if not check.ok):
-            report(f"{failed.name}: {failed.detail}")
+    console.print(plan.table())
     if planned.feedback:
         feedback = planned.feedback.feedback
         report(f"feedback: {feedback.describe()}; {feedback.lr_range}")

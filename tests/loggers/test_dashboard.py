@@ -337,12 +337,8 @@ def test_mlflow_gets_how_a_run_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("mlflow" not in LOCAL, reason="mlflow-skinny is not installed")
-def test_jobs_of_a_sweep_are_runs_of_one_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_of_a_sweep_are_runs_of_one_experiment() -> None:
     assert main(["-m", *SHORT, "logger=[csv,mlflow],csv", "optimizer.lr=1e-3,1e-2"]) == 0
-    plans = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plan ") or "group" in line]
-    assert [line.partition(": ")[2] for line in plans] == [
-        f"25 steps, 2 groups, peak LR {lr}" for lr in (0.001, 0.01, 0.001, 0.01)
-    ], "a line instead of a table for each job"
     folders = [path.parent for path in sorted(Path("outputs/sweeps").glob("*/*/config.yaml"))]
     assert len(folders) == 4
     found = [mlflow_run(folder)[1] for folder in folders[:2]]
