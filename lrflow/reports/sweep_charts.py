@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from lrflow.display import CURVES, MUTED, scale_of
 from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Part, Points, Scale
 from lrflow.reports.charts import bars, chart, parallel
-from lrflow.reports.sweep_picture import MAX_NUMBERED, interpolate_line
 from lrflow.sweeps.analysis import Analysis, LRCurve
 from lrflow.sweeps.importance import importance, learning_curves
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
+
+MAX_NUMBERED = 12  # trials of a Pareto front; a larger front is drawn without the numbers of its trials
 
 
 def figures(sweep: SweepResults, analyses: Sequence[Analysis], wanted: Collection[str] | None = None) -> list[Figure]:
@@ -187,6 +190,22 @@ def _curve(analysis: Analysis, curve: LRCurve, colour: str, scale: str, worst: f
         hint = f"{curve.name} {curve.lr:.3g}\n{curve.interval_text}".strip()
         parts.append(Points(name, [curve.lr], [best], [hint], shape="star", size=420, colour=colour, opacity=1))
     return parts
+
+
+def interpolate_line(rates: Sequence[float], line: Sequence[tuple[float, float]], scale: str) -> list[float]:
+    """Interpolate a line at these LRs, as it is drawn: straight between its points, over a logarithmic axis.
+
+    Args:
+        rates: between the ends of the line.
+        line: the LR and the value of each point.
+        scale: of the axis of the values, `linear` or `log`.
+    """
+    if not rates:
+        return []
+    points = np.array(line, float)
+    heights = np.log10(points[:, 1]) if scale == "log" else points[:, 1]
+    interpolated = np.interp(np.log10(rates), np.log10(points[:, 0]), heights)
+    return (10.0**interpolated if scale == "log" else interpolated).tolist()
 
 
 def _legend(analysis: Analysis) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lrflow.display import COLD_TO_HOT, CURVES, INK, MUTED, plain_axes, save_figure, scale_of
+from lrflow.reports.sweep_charts import MAX_NUMBERED, interpolate_line
 from lrflow.sweeps.analysis import Analysis, LRCurve
 from lrflow.sweeps.importance import learning_curves
 from lrflow.sweeps.results import SweepResults, Value, number_or_none
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MAX_NUMBERED = 12  # trials of a Pareto front; a larger front is drawn without the numbers of its trials
 WIDE = 300  # ratio of the highest to the lowest value; a wider axis only has ticks at decades
 
 
@@ -149,22 +149,6 @@ def _set_scale(axes: Axes, side: str, scale: str) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < WIDE * low else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
-
-
-def interpolate_line(rates: Sequence[float], line: Sequence[tuple[float, float]], scale: str) -> list[float]:
-    """Interpolate a line at these LRs, as it is drawn: straight between its points, over a logarithmic axis.
-
-    Args:
-        rates: between the ends of the line.
-        line: the LR and the value of each point.
-        scale: of the axis of the values, `linear` or `log`.
-    """
-    if not rates:
-        return []
-    points = np.array(line, float)
-    heights = np.log10(points[:, 1]) if scale == "log" else points[:, 1]
-    interpolated = np.interp(np.log10(rates), np.log10(points[:, 0]), heights)
-    return (10.0**interpolated if scale == "log" else interpolated).tolist()
 
 
 def rate_colours(rates: Sequence[Value]) -> list[str]:

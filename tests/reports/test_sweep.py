@@ -14,7 +14,8 @@ from rich.console import Console
 
 from lrflow.display import COLD_TO_HOT, MUTED, scale_of
 from lrflow.reports.sweep import report
-from lrflow.reports.sweep_picture import interpolate_line, rate_colours
+from lrflow.reports.sweep_charts import interpolate_line
+from lrflow.reports.sweep_picture import rate_colours
 from lrflow.sweeps.folders import read_sweep
 
 
