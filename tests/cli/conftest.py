@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
     HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """The folder `outputs/`, with a sweep of three, a whole run and one that was interrupted."""
+    return Path(shutil.copytree(Path(__file__).parents[1] / "older_runs", tmp_path / "outputs"))
 
 
 @pytest.fixture

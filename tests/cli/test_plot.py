@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from lrflow.cli import main
 
-RUNS = Path(__file__).parents[1] / "older_runs"
-
-
-@pytest.fixture(autouse=True)
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory whose `outputs/` holds a sweep of three, a whole run and one that was interrupted."""
-    shutil.copytree(RUNS, tmp_path / "outputs")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "outputs"
+pytestmark = pytest.mark.usefixtures("outputs")
 
 
 def test_without_a_figure_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:

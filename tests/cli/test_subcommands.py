@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,7 @@ import pytest
 from lrflow.cli import main
 from lrflow.finding import Finding
 
-RUNS = Path(__file__).parents[1] / "older_runs"
-
-
-@pytest.fixture(autouse=True)
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory whose `outputs/` holds a sweep of three, a whole run and one that was interrupted."""
-    shutil.copytree(RUNS, tmp_path / "outputs")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "outputs"
+pytestmark = pytest.mark.usefixtures("outputs")
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
