@@ -44,7 +44,7 @@ class Finding:
                 raise ValueError(f"{name} of a finding: expected text, got {getattr(self, name)!r}")
         try:
             numbers = {str(name): float(value) for name, value in self.evidence.items()}
-        except (AttributeError, TypeError, ValueError, RuntimeError):  # RuntimeError: of a tensor with several values
+        except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: of a whole tensor
             message = f"evidence of a finding: expected a mapping of names to numbers, got {self.evidence!r}"
             raise ValueError(message) from None
         object.__setattr__(self, "evidence", numbers)
@@ -106,12 +106,12 @@ def read_findings(folder: Path) -> list[Finding]:
     """Return the findings in the findings.jsonl of a run folder; lines that cannot be read are left out."""
     findings = []
     try:
-        lines = (folder / FINDINGS).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+        lines = (folder / FINDINGS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return []
     for line in lines:
         try:
             findings.append(Finding.from_record(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError):  # such as the last line of a killed run
-            continue
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            continue  # such as the last line of a killed run
     return findings

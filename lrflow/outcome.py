@@ -110,12 +110,13 @@ class Outcome:
         if "status" not in summary:
             return None
         counts = {name: summary.get(name) for name in ("steps", "planned")}
-        steps = {name: count if type(count) is int else None for name, count in counts.items()}
+        steps = {name: count if type(count) is int and abs(count) < 2**63 else None for name, count in counts.items()}
         reason, status = str(summary.get("error") or summary.get("reason") or ""), str(summary["status"])
         # lrflow 0.1 recorded a diverged run as `failed`, and wrote no `reason` beside the error.
         if status == "failed" and "reason" not in summary and _DIVERGED.search(reason):
             status = "diverged"
         seconds = _number(summary.get("seconds")) or 0.0
+        seconds = seconds if math.isfinite(seconds) else 0.0
         return cls.from_record(status, reason, summary.get("metrics"), seconds=seconds, folder=folder, **steps)
 
     def summary(self, **facts: Any) -> dict[str, Any]:

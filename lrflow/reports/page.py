@@ -214,7 +214,7 @@ class Page:
         draws = bool(self._figures) or self._draws_later
         nonce, home, script = (served.nonce, served.home, served.script) if served else ("", "", "")
         about = f'<p class="about">{escape(self._about)}</p>' if self._about else ""
-        return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
+        text = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
             title=escape(self._title),
             about=about,
             sections=self.sections,
@@ -230,6 +230,7 @@ class Page:
             else "",
             footer=f"lrflow {lrflow.__version__}",
         )
+        return text.encode(errors="replace").decode()  # the name of a folder may be no valid Unicode
 
     @property
     def sections(self) -> str:

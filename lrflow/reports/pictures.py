@@ -61,7 +61,8 @@ def figures_of(folder: Path, wanted: Collection[str] | None = None) -> list[Figu
     from lrflow.tuning.find_record import Record
 
     if (folder / "config.yaml").is_file():
-        ranges = find_page.figures(Record.read(folder)) if (folder / "find.json").is_file() else []
+        record = Record.found_in(folder)
+        ranges = find_page.figures(record) if record else []
         return [*run_charts.figures(Course(Run(folder))), *ranges]
     sweep = read_sweep(folder)
     analyses = [found for each in sweep.objectives if (found := analyse(sweep.by(each)))]

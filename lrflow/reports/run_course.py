@@ -33,6 +33,8 @@ _OF_GROUPS = (
 )  # fmt: skip
 """Kinds of columns of which there is one per group."""
 
+_TOO_LARGE = 2**63
+
 _NO_METRICS = ("epoch", "train/grad_norm", "clip/factor", COSINE, NOISE_SCALE, DATA_TIME, *SHARPNESS)
 
 
@@ -224,7 +226,9 @@ def _records(content: Any, *numbers: str) -> list[Mapping[str, Any]]:
 
 
 def _has(record: Mapping[str, Any], *numbers: str) -> bool:
-    return all(type(record.get(name)) in (int, float) for name in numbers)
+    """Whether a record has these numbers, finite and of a size that steps and factors can have."""
+    given = [record.get(name) for name in numbers]
+    return all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _TOO_LARGE for one in given)
 
 
 def _change(record: Mapping[str, Any]) -> Event:

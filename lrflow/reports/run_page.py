@@ -32,6 +32,7 @@ _AT_THE_END = ("throughput",)
 """Starts of the names of the figures that stand there."""
 
 
+@np.errstate(all="ignore")  # of losses that are not finite; the page says so itself
 def write_run_page(folder: Path) -> Path:
     """Write `report.html` into a run folder, from the files there.
 
@@ -176,11 +177,8 @@ def findings(page: Page, course: Course) -> None:
 
 
 def _range_test(page: Page, folder: Path) -> None:
-    try:
-        record = Record.read(folder)
-    except (OSError, ValueError, KeyError, TypeError):  # none, one of the batch size, or one of another version
-        return
-    page.draw(find_page.figures(record))
+    if record := Record.found_in(folder):
+        page.draw(find_page.figures(record))
 
 
 def _average(page: Page, run: Run) -> None:

@@ -110,6 +110,14 @@ class Record:
             content["short_steps"],
         )
 
+    @classmethod
+    def found_in(cls, folder: Path) -> Record | None:
+        """Return the record in a folder; None: it has none that can be read, or one of another search or version."""
+        try:
+            return cls.read(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
+            return None
+
 
 def plot_range_test(record: Record, path: Path) -> Path:
     """Draw the sweeps, their mean, the suggested LR with its interval, the LR of each rule, the divergence.

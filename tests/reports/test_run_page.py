@@ -208,6 +208,21 @@ def test_a_damaged_folder_has_a_page(damaged: str, content: bytes | None, run_fo
     assert "<h1>" in page_of(folder)
 
 
+@pytest.mark.parametrize("number", ["1e999", "NaN", "1" + "0" * 400])
+def test_numbers_of_a_summary_that_cannot_be_are_left_out(number: str, run_folder: Callable[..., Path]) -> None:
+    folder = run_folder(findings=[FINDING])
+    changes = ", ".join(f'{{"step": 3, "factor": 0.5, "to": 1, "{key}": {number}}}' for key in ("step", "factor", "to"))
+    counts = f'"status": "finished", "steps": {number}, "planned": {number}, "seconds": {number}'
+    (folder / "summary.json").write_text(f'{{{counts}, "recoveries": [{changes}]}}')
+    (folder / "find.json").write_text("[" * 100_000)
+    assert tiles(page_of(folder))["status"][0] == "finished"
+
+
+def test_the_page_of_a_folder_whose_name_is_not_unicode(run_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run_folder().rename(tmp_path / "a\udcff")
+    assert "a?" in page_of(folder)
+
+
 @needs_browser
 def test_a_browser_draws_the_page_and_reports_nothing(run_folder: Callable[..., Path], tmp_path: Path) -> None:
     norms = {
