@@ -252,7 +252,8 @@ def _encoding(side: str, axis: Axis, padding: int) -> Spec:
     low, high = axis.ends or (None, None)
     scale: Spec = {"type": axis.scale, **({"nice": False} if side == "x" else {})}
     scale |= {"nice": False} if axis.scale == "log" else {}
-    scale |= {"padding": _EDGE if axis.ends else max(padding, _EDGE)}
+    rounded = side == "y" and axis.scale == "linear" and not axis.ends  # ends at round values, beyond its values
+    scale |= {"padding": _EDGE if axis.ends else padding if rounded else max(padding, _EDGE)}
     scale |= {key: end for key, end in (("domainMin", low), ("domainMax", high)) if end is not None}
     label = "format(datum.value, '.0%')" if axis.percent else _VALUE
     look: Spec = {"grid": side == "y", "labelExpr": label}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -64,10 +65,11 @@ def value_axis(title: str, lines: Iterable[Line]) -> Axis:
 
 
 def lr_axis(lines: Iterable[Line], peaks: Iterable[float]) -> Axis:
-    """Return the axis of LRs: logarithmic if the peaks of the groups differ widely."""
+    """Return the axis of LRs: logarithmic if the peaks of the groups differ widely, otherwise from 0."""
     highest = [peak for peak in peaks if peak > 0]
     if scale_of(highest) == "linear":
-        return Axis("learning rate")
+        top = max((value for one in lines for value in one.y if math.isfinite(value)), default=0.0)
+        return Axis("learning rate", ends=(0.0, top) if top > 0 else None)
     lowest = min((value for one in lines for value in one.y if value > 0), default=min(highest))
     low = max(lowest, 10.0**-LR_DECADES * min(highest))
     return Axis("learning rate", "log", (low / 1.3, 1.3 * max(highest)))

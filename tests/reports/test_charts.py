@@ -139,8 +139,8 @@ def test_steps_are_marked_by_whole_numbers() -> None:
 
 
 def test_a_line_along_an_edge_is_not_cut() -> None:
-    for ends in (None, (0.0, 1.0)):
-        place = chart(STEP, Axis("LR", ends=ends), [Line("a", [0, 1], [0, 1])])["layer"][0]["encoding"]
+    for axis in (Axis("LR", ends=(0.0, 1.0)), Axis("LR", "log")):
+        place = chart(STEP, axis, [Line("a", [0, 1], [0, 1])])["layer"][0]["encoding"]
         assert all(place[side]["scale"]["padding"] >= Line("a", [0], [0]).width / 2 for side in "xy")
 
 
