@@ -106,8 +106,9 @@ def write_whole(path: Path, data: str | bytes | Callable[[BinaryIO], object]) ->
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # a write does not name its file
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+            error.filename = str(path)  # the only name that a user knows
+            del error.filename2  # of a rename
         raise
     _sync_folder(path.parent)
     return path

@@ -155,3 +155,12 @@ def test_a_hint_is_not_the_path_itself_and_tells_a_link_that_leads_nowhere(tmp_p
         "old": "it is a link to gone, which leads nowhere",
     }
     assert expanded("~nobody-there/x") == Path("~nobody-there/x")
+
+
+@pytest.mark.parametrize("name", ["folder", "missing/file"])
+def test_an_error_names_the_file_that_was_to_be_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=name) as raised:
+        write_whole(tmp_path / name, "x")
+    assert raised.value.filename == str(tmp_path / name)
+    assert ".part" not in str(raised.value)
