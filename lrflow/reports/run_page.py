@@ -63,6 +63,8 @@ def run_page(folder: Path) -> Page:
     _average(page, run)
     page.draw(one for one in drawn if one.name.startswith(_AT_THE_END))
     _speed(page, course)
+    if about := environment(run):
+        page.table("Environment", ["", ""], about, wrapped=True)
     page.code("Config", _config(folder), "The whole config.yaml, without secrets.", folded=True)
     return page
 
@@ -139,8 +141,6 @@ def _what_was_run(page: Page, run: Run) -> None:
         if run.typed:
             caption = f"As typed. Their defaults are unknown: {str(error).partition(chr(10))[0]}"
             page.table("Settings", ["key", "value"], [*run.typed.items()], caption)
-    if about := environment(run):
-        page.table("Environment", ["", ""], about, wrapped=True)
 
 
 def _metrics(page: Page, course: Course) -> None:

@@ -82,8 +82,8 @@ def test_the_numbers_are_those_of_the_folder(run_folder: Callable[..., Path]) ->
         ["most memory, in GiB", "1.5"],
     ]  # fmt: skip
     order = [
-        "Run it again", "Environment", "Learning rate: planned and used", "Loss", "val/accuracy", "Metrics", "Findings",
-        "Update ratio per group", "Gradient norm per group", "Speed and memory", "Config",
+        "Run it again", "Learning rate: planned and used", "Loss", "val/accuracy", "Metrics", "Findings",
+        "Update ratio per group", "Gradient norm per group", "Speed and memory", "Environment", "Config",
     ]  # fmt: skip
     assert [heading for heading in headings(page) if heading in order] == order
     assert code(page, "Config") == (folder / "config.yaml").read_text().strip()
