@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 
 from lrflow.config.health_schema import Action
 from lrflow.display import joined, number
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding
 from lrflow.training.block import Block
+from lrflow.training.finite import are_finite
 from lrflow.training.monitor import Monitor
 
 log = logging.getLogger("lrflow")
@@ -78,7 +77,7 @@ class NonFinite(Monitor):
             return
         groups = trainer.optimizers[0].param_groups
         weights = [parameter.detach() for group in groups for parameter in group["params"]]
-        if not math.isfinite(float(torch.stack(torch._foreach_norm(weights, math.inf)).max())):
+        if not all(are_finite(weights)):
             what, steps = "the weights are not finite", trainer.global_step
             self._record(trainer, steps - 1, what, {})
             if not self._rolls_back(trainer, steps - 1, what):
