@@ -5,8 +5,9 @@
     python -m benchmarks.health_overhead mlp --profile    # which functions the time goes to
 
 The three runs of a round train side by side: each has its own thread, and they take turns, one epoch each, in an order
-that is reversed every time. So a change of the machine's speed meets all of them. What counts is the CPU time of a
-run's own thread in its training loop: steps, validations, checkpoints and metrics.csv; not the start of the run.
+that is reversed every time. So a change of the machine's speed meets all of them. What counts is the CPU time of the
+process during a run's turns, in all its threads: steps, validations, checkpoints and metrics.csv; not the start of the
+run.
 
 The ratio of a round is that of its sums over all epochs. The table has the median over the rounds with a 95% interval
 by resampling them, and the ratio of sums of minima: of each epoch, the shortest time of all rounds. What was measured
@@ -87,7 +88,7 @@ class Turns:
 
 
 class Clock(pl.Callback):
-    """Measures the CPU seconds of a run's thread, epoch by epoch, and hands over after each.
+    """Measures the CPU seconds of a run, epoch by epoch, and hands over after each.
 
     Args:
         turns: of the runs of a round.
@@ -102,7 +103,7 @@ class Clock(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._since = time.thread_time()
+        self._since = time.process_time()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -112,14 +113,14 @@ class Clock(pl.Callback):
             self._stop()
             self.turns.end()
             self.turns.wait(self.number)
-            self._since = time.thread_time()
+            self._since = time.process_time()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
         self._stop()
 
     def _stop(self) -> None:
-        self.seconds.append(time.thread_time() - self._since)
+        self.seconds.append(time.process_time() - self._since)
 
 
 def build(words: tuple[str, ...], folder: Path, logs: bool = True) -> Prepared:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 
-from lrflow.health.history import WINDOW, Bins, History
+from lrflow.health.history import WINDOW, Binned, History
 
 OVERFLOW = 3.0
 """How many times the untrained loss a loss reaches only because of the LR."""
@@ -16,39 +17,108 @@ _LEAST = 10  # steps of a level
 _UNTRAINED = 8  # most steps of a warmup whose losses are those of the untrained model
 
 
-@dataclass(frozen=True)
 class Course:
     """Levels of the loss: medians over a twentieth of the run each, at least 10 steps; over less of a long run.
 
+    Each is computed when it is first asked for, before the history goes on: a healthy run needs few of them.
+
     Args:
+        history: of the run.
         width: steps of a level.
-        untrained: the loss of the first steps, before the LR is high.
-        best: the lowest level so far.
-        peak: the highest median of the losses of a tenth of the run; -inf: it is shorter yet.
-        rose: the middle step of that tenth.
-        before: the last level but one.
-        now: the last level; infinite if most of its losses are.
-        low: the lowest of the last three levels.
-        scatter: the interquartile range of the losses of the last two levels.
-        doubt: standard error of `untrained`, by the scatter of the last losses; at most 0.3 times `scale`.
-        steps: the middle steps of the levels; [n], float64.
-        levels: all levels; [n], float64.
     """
 
-    width: int
-    untrained: float
-    best: float
-    peak: float
-    rose: float
-    before: float
-    now: float
-    low: float
-    scatter: float
-    doubt: float
-    steps: np.ndarray
-    levels: np.ndarray
+    def __init__(self, history: History, width: int) -> None:
+        self._history, self.width = history, width
+        self._losses = history.bins["loss"]
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """The finite losses of the untrained model."""
+        first = self._history.first[np.isfinite(self._history.first)]
+        return first[: min(max(1, self._history.facts.warmup // 10), _UNTRAINED)]
+
+    @cached_property
+    def untrained(self) -> float:
+        """The loss of the first steps, before the LR is high."""
+        return min(float(self._first[0]), _median(self._first))
+
+    @cached_property
+    def _levels(self) -> tuple[np.ndarray, np.ndarray]:
+        return _levels(self._losses, self.width)
 
     @property
+    def steps(self) -> np.ndarray:
+        """The middle steps of the levels; [n], float64."""
+        return self._levels[0]
+
+    @property
+    def levels(self) -> np.ndarray:
+        """All levels; [n], float64."""
+        return self._levels[1]
+
+    @cached_property
+    def best(self) -> float:
+        """The lowest level so far, at most that of the untrained model."""
+        return float(min(self.levels.min(), self.untrained))
+
+    @cached_property
+    def _highest(self) -> tuple[float, float]:
+        return _highest(self._losses, 2 * self.width)
+
+    @property
+    def peak(self) -> float:
+        """The highest median of the losses of a tenth of the run; -inf: it is shorter yet."""
+        return self._highest[0]
+
+    @property
+    def rose(self) -> float:
+        """The middle step of that tenth."""
+        return self._highest[1]
+
+    @cached_property
+    def _recent(self) -> np.ndarray:
+        """The losses of the last three levels; those that are not finite are infinite."""
+        recent = self._history.recent["loss"][-3 * self.width :]
+        return np.where(np.isfinite(recent), recent, np.inf) if self._history.not_finite else recent
+
+    @cached_property
+    def _last(self) -> list[float]:
+        """The last three levels."""
+        width = self.width
+        if 3 * width > WINDOW:
+            return cast(list[float], self.levels[-3:].tolist())
+        return [_median(self._recent[start : start + width]) for start in (0, width, 2 * width)]
+
+    @property
+    def before(self) -> float:
+        """The last level but one."""
+        return self._last[-2]
+
+    @property
+    def now(self) -> float:
+        """The last level; infinite if most of its losses are."""
+        return self._last[-1]
+
+    @property
+    def low(self) -> float:
+        """The lowest of the last three levels."""
+        return min(self._last)
+
+    @cached_property
+    def scatter(self) -> float:
+        """The interquartile range of the losses of the last two levels."""
+        recent = self._recent[-2 * self.width :]
+        finite = np.sort(recent[np.isfinite(recent)])
+        low, high = (_quantile(finite, share) if len(finite) else np.inf for share in (0.25, 0.75))
+        return float(high - low) if np.isfinite(high) else np.inf
+
+    @cached_property
+    def doubt(self) -> float:
+        """Standard error of `untrained`, by the scatter of the last losses; at most 0.3 times `scale`."""
+        limit = 0.3 * max(abs(self.untrained), self.untrained - self.best)
+        return min(0.75 * self.scatter / len(self._first) ** 0.5, limit)
+
+    @cached_property
     def scale(self) -> float:
         """What a change of the loss is compared with: the untrained loss, or the improvement so far."""
         return max(abs(self.untrained), self.untrained - self.best, 1e-12)
@@ -58,7 +128,7 @@ class Course:
         """How far the best level is below the untrained loss; at least 0."""
         return max(0.0, self.untrained - self.best)
 
-    @property
+    @cached_property
     def is_flat(self) -> bool:
         """Whether the loss fell by less than 5% of its scale from the last level but one to the last, and by chance."""
         chance = 1.3 * self.scatter / self.width**0.5  # a standard error of the difference of two medians
@@ -79,9 +149,12 @@ class Course:
         """Whether the loss is at least that of the untrained model, and does not fall."""
         return self.is_flat and self.chance_level < self.low < np.inf and not self.is_wild(history)
 
-    @property
+    @cached_property
     def has_risen(self) -> bool:
         """Whether the loss was above the untrained one, by 5% and more than chance, in most of a tenth of the run."""
+        may_have = self._losses.means > self.untrained + 0.05 * abs(self.untrained)
+        if 2 * np.count_nonzero(may_have) < _bins_of(self._losses, 2 * self.width):
+            return False  # too few for a median that is higher
         return self.peak > self.untrained + max(0.05 * self.scale, 2 * self.doubt)
 
     @property
@@ -105,31 +178,10 @@ class Course:
         width = max(_LEAST, steps // 100, min(steps // 20, WINDOW // 3))
         if not history.facts.losses or history.step < 3 * width or not np.isfinite(history.first).any():
             return None
-        middles, levels = _levels(history.bins["loss"], width)
-        recent = history.recent["loss"][-3 * width :]
-        if history.not_finite:
-            recent = np.where(np.isfinite(recent), recent, np.inf)
-        if 3 * width <= WINDOW:
-            last = [_median(part) for part in np.split(recent, [width, 2 * width])]
-        else:
-            last = levels[-3:].tolist()
-        recent = recent[-2 * width :]
-        finite = np.sort(recent[np.isfinite(recent)])
-        low, high = (_quantile(finite, share) if len(finite) else np.inf for share in (0.25, 0.75))
-        first = history.first[np.isfinite(history.first)]
-        first = first[: min(max(1, history.facts.warmup // 10), _UNTRAINED)]
-        untrained = min(float(first[0]), _median(first))
-        best = float(min(levels.min(), untrained))
-        peak, rose = _highest(history.bins["loss"], 2 * width)
-        scatter = float(high - low) if np.isfinite(high) else np.inf
-        doubt = min(0.75 * scatter / len(first) ** 0.5, 0.3 * max(abs(untrained), untrained - best))
-        levels_of = {"before": last[-2], "now": last[-1], "low": min(last)}
-        return cls(
-            width, untrained, best, peak, rose, **levels_of, scatter=scatter, doubt=doubt, steps=middles, levels=levels
-        )
+        return cls(history, width)
 
 
-def _levels(bins: Bins, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _levels(bins: Binned, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the middle steps and the medians of parts of at least `width` steps each; steps left over are left out."""
     size = -(-width // bins.width)
     means, steps = bins.means, bins.steps
@@ -140,14 +192,19 @@ def _levels(bins: Bins, width: int) -> tuple[np.ndarray, np.ndarray]:
     return steps.mean(axis=1), (means[:, (size - 1) // 2] + means[:, size // 2]) / 2
 
 
-def _highest(bins: Bins, width: int) -> tuple[float, float]:
+def _highest(bins: Binned, width: int) -> tuple[float, float]:
     """Return the highest median of any parts of about `width` steps in a row, and the middle step there."""
-    size, means = max(1, width // bins.width), bins.means
+    size, means = _bins_of(bins, width), bins.means
     if len(means) < size:
         return -np.inf, 0.0
     medians = np.median(np.lib.stride_tricks.sliding_window_view(means, size), axis=1)
     at = int(medians.argmax())
     return float(medians[at]), float(bins.steps[at : at + size].mean())
+
+
+def _bins_of(bins: Binned, width: int) -> int:
+    """Return the number of bins of about so many steps."""
+    return max(1, width // bins.width)
 
 
 def _median(losses: np.ndarray) -> float:

@@ -41,8 +41,7 @@ class DataStall(Detector):
         if len(seconds) < _LEAST or seconds.sum() < self._seconds:
             return None
         share = float(waited.sum() / seconds.sum())
-        usual = float(np.median(waited / np.maximum(seconds, 1e-9)))
-        if min(share, usual) < self._share:
+        if share < self._share or float(np.median(waited / np.maximum(seconds, 1e-9))) < self._share:
             return None
         message = f"steps wait for data for {share:.0%} of their time, {waited.mean():.3g} s each"
         evidence = {"share": share, "data_seconds": float(waited.mean()), "seconds": float(seconds.mean())}

@@ -40,10 +40,9 @@ class DeadGroup(Detector):
 
     def judge(self, history: History) -> Finding | None:
         """Return the finding for the group that is furthest from the others."""
-        ratio = history.update_ratio[-_LAST:]
-        if len(ratio) < _LEAST or ratio.shape[1] < 2:
+        if not self._may_be_found(history):
             return None
-        rates = history.rates[-_LAST:]
+        ratio, rates = history.update_ratio[-_LAST:], history.rates[-_LAST:]
         ratio = np.where((rates > 0) & np.isfinite(ratio), ratio, np.nan)
         counts = np.isfinite(ratio).all(axis=0)
         if counts.sum() < 2:
@@ -61,6 +60,14 @@ class DeadGroup(Detector):
             if is_dead.all() or is_wild.all():
                 return self._finding(history, int(group), float(np.median(own)), float(np.median(usual)))
         return None
+
+    def _may_be_found(self, history: History) -> bool:
+        """Whether the last measurement alone shows a group that is next to still, or moves far."""
+        if len(history.rates) < _LEAST or history.rates.shape[1] < 2:
+            return False
+        last = zip(*(history.norms[name][-1].tolist() for name in ("update", "weight")), strict=True)
+        ratios = [update / weight for update, weight in last if weight > 0]
+        return bool(ratios) and (max(ratios) >= self._largest or min(ratios) * self._factor <= max(ratios))
 
     def _finding(self, history: History, group: int, own: float, usual: float) -> Finding:
         name = history.facts.groups[group]

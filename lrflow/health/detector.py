@@ -91,6 +91,7 @@ class Watch:
         self.detectors = dict(detectors)
         self.every = max(_LEAST_INTERVAL, facts.steps // LOOKS)
         self.found: dict[str, Finding] = {}
+        self._validated = {kind: one for kind, one in detectors.items() if one.reads_validations}
         self._quiet: dict[str, int] = {}  # looks without it since it was found, for each kind that is not over
         self._covered: set[str] = set()  # kinds of which nothing more is reported
         for kind, detector in self.detectors.items():
@@ -109,18 +110,17 @@ class Watch:
     def add_validation(self, step: int, metrics: Mapping[str, float]) -> Iterator[Finding]:
         """Add the metrics of a validation after a number of steps, and yield what is found."""
         self.history.add_validation(step, metrics)
-        yield from self._look({kind: one for kind, one in self.detectors.items() if one.reads_validations})
+        yield from self._look(self._validated)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, which findings are not over, and of which kinds nothing more is reported."""
         own = {"quiet": dict(self._quiet), "covered": sorted(self._covered)}
-        return {"history": self.history.state_dict(), **own}
+        return {"history": self.history.state_dict(), **{name: one for name, one in own.items() if one}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the history; that of other groups, or of a version that kept it in another form, is dropped."""
-        if state["history"].get("groups") == len(self.history.facts.groups):
-            self.history.load_state_dict(state["history"])
-            self._quiet, self._covered = dict(state["quiet"]), set(state.get("covered", ()))
+        if self.history.load_state_dict(state["history"]):
+            self._quiet, self._covered = dict(state.get("quiet", {})), set(state.get("covered", ()))
 
     def _look(self, detectors: Mapping[str, Detector]) -> Iterator[Finding]:
         self.found.clear()
@@ -170,6 +170,8 @@ class Detection(Monitor):
         self._responses = {kind: detector.response(action) for kind, detector in watch.detectors.items()}
         # A rollback depends on the step that shows a finding, all other actions on the step at which it is seen.
         self._acts = actions is not None and not {*self._responses.values()} <= {"watch", "recover"}
+        if not self._acts:
+            self.on_train_batch_end = None  # type: ignore[assignment]  # which Lightning (2.6.6) does not call
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
         """Add the steps to the history; look at it whenever it is time."""
@@ -179,7 +181,7 @@ class Detection(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read the signals at once where it is time to look, so that the step of an action depends on no clock."""
-        if self._acts and trainer.global_step % self.watch.every == 0:
+        if trainer.global_step % self.watch.every == 0:
             self.run.signals.flush(trainer)
 
     def on_sharpness(self, step: int, top: float, share: float) -> None:

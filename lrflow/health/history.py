@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import Any, TypeVar, cast
 
@@ -30,9 +31,10 @@ STEP_SERIES = ("loss", "grad_norm", "lr", "seconds", "data_seconds")
 CLOCKS = ("seconds", "data_seconds")
 """Those of them that a clock gave; a resumed run knows none of the steps before."""
 NORM_SERIES = ("gradient", "weight", "update")
-BIN_SERIES = ("loss", "grad_norm", "lr", "cosine")
+BIN_SERIES = STEP_SERIES[:3]
+_ROWS = np.arange(len(BIN_SERIES))[:, None]
+_FORM = 2  # of the state in a checkpoint
 _PLAIN = ("first", "start", "norm_steps", "rates", "cosine")
-_BIN_PARTS = ("count", "total", "low", "high")
 
 T = TypeVar("T")
 
@@ -75,51 +77,85 @@ class Facts:
         return self.lr / self.multiple
 
 
-class Bins:
+class Binned:
     """Statistics of one series over equal parts of the run, of the values that are finite.
 
     Args:
         width: steps per bin.
-
-    Attributes:
         count: values per bin; [bins], int64; 0 in parts of the run that are still to come.
         total: their sums; [bins], float64.
-        low: their minima; [bins], float64.
         high: their maxima; [bins], float64.
+    """
+
+    def __init__(self, width: int, count: np.ndarray, total: np.ndarray, high: np.ndarray) -> None:
+        self.width, self.count, self.total, self.high = width, count, total, high
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """The middle step of each bin with values; [n], float64."""
+        return (self.count.nonzero()[0] + 0.5) * self.width
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """The mean of each bin with values; [n], float64."""
+        some = self.count.nonzero()[0]
+        return self.total[some] / self.count[some]
+
+
+class Bins:
+    """Statistics of `BIN_SERIES` over equal parts of the run.
+
+    Args:
+        width: steps per bin.
     """
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self.count, self.total, self.low, self.high = _empty()
+        self._parts = _empty()
+        self._read: dict[str, Binned] = {}  # since values were added last
 
-    def add(self, steps: np.ndarray, values: np.ndarray, finite: np.ndarray) -> None:
-        """Add the values of steps, which are in order, where they are finite."""
-        if not finite.all():
-            steps, values = steps[finite], values[finite]
+    def __getitem__(self, name: str) -> Binned:
+        """Return the statistics of a series."""
+        if name not in self._read:
+            row = BIN_SERIES.index(name)
+            self._read[name] = Binned(self.width, *(part[row] for part in self._parts))
+        return self._read[name]
+
+    def add(self, steps: np.ndarray, values: np.ndarray, finite: np.ndarray | None = None) -> None:
+        """Add the values of steps where they are finite.
+
+        Args:
+            steps: in order; [n].
+            values: [series, n].
+            finite: whether each is; [series, n]; None: all are.
+        """
+        self._read.clear()
         bins = steps // self.width
-        while len(bins) and bins[-1] >= len(self.count):  # the run is longer than planned
-            own = (self.count, self.total, self.low, self.high)
-            self.count, self.total, self.low, self.high = map(np.concatenate, zip(own, _empty(), strict=True))
+        while len(bins) and bins[-1] >= self._parts[0].shape[1]:  # the run is longer than planned
+            self._parts = tuple(np.concatenate(two, axis=1) for two in zip(self._parts, _empty(), strict=True))
+        places = _ROWS * self._parts[0].shape[1] + bins
+        places, some = (places.ravel(), values.ravel()) if finite is None else (places[finite], values[finite])
+        count, total, high = (part.reshape(-1) for part in self._parts)
         # One value after the other: a sum by pairs would depend on where blocks end.
-        np.add.at(self.total, bins, values)
-        np.add.at(self.count, bins, 1)
-        np.minimum.at(self.low, bins, values)
-        np.maximum.at(self.high, bins, values)
+        np.add.at(count, places, 1)
+        np.add.at(total, places, some)
+        np.maximum.at(high, places, some)
 
-    @property
-    def steps(self) -> np.ndarray:
-        """The middle step of each bin with values; [n], float64."""
-        return (np.flatnonzero(self.count) + 0.5) * self.width
+    def state(self, step: int) -> np.ndarray:
+        """Return the bins up to a step; [n, parts * series], float64."""
+        return np.concatenate([part[:, : -(-step // self.width)] for part in self._parts]).T
 
-    @property
-    def means(self) -> np.ndarray:
-        """The mean of each bin with values; [n], float64."""
-        some = self.count > 0
-        return self.total[some] / self.count[some]
+    def restore(self, state: np.ndarray) -> None:
+        """Restore such a state."""
+        self._parts, self._read = _empty(-(-max(len(state), 1) // BINS) * BINS), {}
+        for part, saved in zip(self._parts, np.split(state.T, len(self._parts)), strict=True):
+            part[:, : len(state)] = saved
 
 
-def _empty() -> tuple[np.ndarray, ...]:
-    return np.zeros(BINS, dtype=np.int64), np.zeros(BINS), np.full(BINS, np.inf), np.full(BINS, -np.inf)
+def _empty(bins: int = BINS) -> tuple[np.ndarray, ...]:
+    """Return counts, sums and maxima of no values; [series, bins] each."""
+    shape = len(BIN_SERIES), bins
+    return np.zeros(shape, dtype=np.int64), np.zeros(shape), np.full(shape, -np.inf)
 
 
 class History:
@@ -148,7 +184,7 @@ class History:
         self.step = 0
         self.first = np.zeros(0)
         self._recent = np.zeros((len(STEP_SERIES), 0))
-        self.bins = {name: Bins(width) for name in BIN_SERIES}
+        self.bins = Bins(width)
         self.not_finite = 0
         self.start = np.zeros(0)
         self.norm_steps = np.zeros(0, dtype=np.int64)
@@ -165,7 +201,7 @@ class History:
 
         The loss of a skipped step is NaN.
         """
-        return dict(zip(STEP_SERIES, self._recent, strict=True))
+        return self.remembered(_by_name)
 
     @property
     def recent_steps(self) -> np.ndarray:
@@ -194,8 +230,7 @@ class History:
     @property
     def growth(self) -> float:
         """The largest ratio of a group's norm of weights to that at the start; NaN: not measured, or all were zero."""
-        some = self.start > 0
-        return float((self.norms["weight"][-1][some] / self.start[some]).max()) if some.any() else float("nan")
+        return self.remembered(_growth)
 
     def is_at_peak(self, steps: int) -> bool:
         """Return whether the LR of the last steps was near the peak of the config."""
@@ -229,11 +264,13 @@ class History:
         if first == len(self.first) < FIRST:  # else the first steps were made without monitors, or are full
             self.first = np.concatenate([self.first, loss[: FIRST - len(self.first)]])
         self._recent = np.concatenate([self._recent, series], axis=1)[:, -WINDOW:]
-        is_finite = np.isfinite(series[:3])
-        self.not_finite += count - int((is_finite[0] | skipped).sum())
-        steps = np.arange(first, first + count)
-        for name, values, finite in zip(BIN_SERIES, series[:3], is_finite, strict=False):
-            self.bins[name].add(steps, values, finite)
+        steps, values = np.arange(first, self.step), series[: len(BIN_SERIES)]
+        is_finite = np.isfinite(values)
+        if np.count_nonzero(is_finite) == is_finite.size:
+            self.bins.add(steps, values)
+        else:
+            self.not_finite += count - int(np.count_nonzero(is_finite[0] | skipped))
+            self.bins.add(steps, values, is_finite)
         if block.norms is not None and len(block.norms.rows):
             self._add_norms(block, block.norms, rows)
 
@@ -249,7 +286,6 @@ class History:
             self.norms[name] = np.concatenate([self.norms[name], getattr(norms, name)])[-MEASURED:]
         self.rates = np.concatenate([self.rates, block.effective[rows][norms.rows]])[-MEASURED:]
         self.cosine = np.concatenate([self.cosine, norms.cosine])[-MEASURED:]
-        self.bins["cosine"].add(steps, norms.cosine, np.isfinite(norms.cosine))
 
     def add_validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the metrics of a validation after a number of steps; a second one at a step replaces the first."""
@@ -270,37 +306,35 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the facts and what a clock gave, so that equal runs have equal states.
 
-        All numbers are in one array, after the lengths of the series: another array in a checkpoint takes as long as
-        thousands of numbers.
+        All numbers are in one array, after the lengths of the series: every object in a checkpoint takes as long as
+        hundreds of numbers.
         """
-        arrays = [*self._arrays(self._metrics()).values()]
-        return {
-            "groups": self.rates.shape[1],
-            "step": self.step,
-            "not_finite": self.not_finite,
-            "width": self.bins["loss"].width,
-            "metrics": self._metrics(),
-            "numbers": np.concatenate([[len(one) for one in arrays], *(one.ravel() for one in arrays)], dtype=float),
-        }
+        metrics = self._metrics()
+        arrays = [*self._arrays(metrics).values()]
+        head = [self.rates.shape[1], self.step, self.not_finite, self.bins.width, *map(len, arrays)]
+        numbers = np.concatenate([head, *(one.ravel() for one in arrays)], dtype=float)
+        return {"form": _FORM, "metrics": metrics, "numbers": numbers}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state; the groups that it was measured of must be the same."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Restore a state, and return true; that of other groups, or of a version with another form, is dropped."""
+        if state.get("form") != _FORM or state["numbers"][0] != len(self.facts.groups):
+            return False
+        numbers = state["numbers"]
         fresh = History(self.facts)
-        fresh.bins = {name: Bins(state["width"]) for name in BIN_SERIES}
-        made, numbers = fresh._arrays(state["metrics"]), state["numbers"]
-        lengths, found, place = numbers[: len(made)].astype(int).tolist(), {}, len(made)
-        for (name, one), length in zip(made.items(), lengths, strict=True):
+        _, fresh.step, fresh.not_finite, width = numbers[:4].astype(int).tolist()
+        fresh.bins = Bins(width)
+        made, found = fresh._arrays(state["metrics"]), dict[str, np.ndarray]()
+        place = 4 + len(made)
+        for (name, one), length in zip(made.items(), numbers[4:place].astype(int).tolist(), strict=True):
             shape = (length, *one.shape[1:])
             found[name] = numbers[place : place + math.prod(shape)].reshape(shape).astype(one.dtype)
             place += math.prod(shape)
-        fresh.step, fresh.not_finite = state["step"], state["not_finite"]
         for name in _PLAIN:
             setattr(fresh, name, found[name])
         fresh.norms = {name: found[f"norms/{name}"] for name in NORM_SERIES}
-        unknown = np.zeros_like(found["recent/loss"])
-        fresh._recent = np.stack([found.get(f"recent/{name}", unknown) for name in STEP_SERIES])
-        for name, bins in fresh.bins.items():
-            bins.count, bins.total, bins.low, bins.high = (found[f"bins/{name}/{part}"] for part in _BIN_PARTS)
+        recent = found["recent"].T
+        fresh._recent = np.concatenate([recent, np.zeros((len(CLOCKS), recent.shape[1]))])
+        fresh.bins.restore(found["bins"])
         columns = (found[name].tolist() for name in ("validated", "values", "known"))
         fresh.validations = [
             (step, dict(compress(zip(state["metrics"], values, strict=True), known)))
@@ -308,6 +342,7 @@ class History:
         ]
         fresh.sharpness = [(int(step), top, share) for step, top, share in found["sharpness"].tolist()]
         vars(self).update(vars(fresh))
+        return True
 
     def _metrics(self) -> list[str]:
         return sorted({name for _, metrics in self.validations for name in metrics})
@@ -323,10 +358,27 @@ class History:
         return {
             **{name: getattr(self, name) for name in _PLAIN},
             **{f"norms/{name}": one for name, one in self.norms.items()},
-            **{f"recent/{name}": one for name, one in self.recent.items() if name not in CLOCKS},
-            **{f"bins/{name}/{part}": getattr(one, part) for name, one in self.bins.items() for part in _BIN_PARTS},
+            "recent": self._recent[: -len(CLOCKS)].T,
+            "bins": self.bins.state(self.step),
             "validated": np.array([step for step, _ in self.validations], int),
             "values": np.array([one.get(name, np.nan) for one in measured for name in metrics], float).reshape(table),
             "known": np.array([name in one for one in measured for name in metrics], bool).reshape(table),
             "sharpness": np.array(self.sharpness, float).reshape(-1, 3),
         }
+
+
+def _by_name(history: History) -> dict[str, np.ndarray]:
+    return dict(zip(STEP_SERIES, history._recent, strict=True))
+
+
+def _growth(history: History) -> float:
+    some = history.start > 0
+    return float((history.norms["weight"][-1][some] / history.start[some]).max()) if some.any() else float("nan")
+
+
+def median(values: np.ndarray) -> float:
+    """Return the median of some values, NaN if one is; of few, in a tenth of the time that NumPy's own takes."""
+    ordered = np.sort(values)
+    if np.isnan(ordered[-1]):
+        return float("nan")
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)

@@ -11,7 +11,7 @@ from lrflow.config.health_schema import OwnResponse, Response
 from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
-from lrflow.health.history import History
+from lrflow.health.history import History, median
 from lrflow.health.remedies import lower_lr, lr_times
 from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss
 
@@ -62,9 +62,10 @@ class TooLow(Detector):
 
     def judge(self, history: History) -> Finding | None:
         """Return the finding if gradients are alike, and the loss falls in a straight line or not noticeably."""
-        facts, path = history.facts, _path(history)
+        facts = history.facts
         if facts.estimates or history.step < facts.warmup + 0.1 * facts.steps:
             return None
+        path = _path(history)
         moves = f"all updates of the run together would move the weights by only {path:.1%} of their norm"
         if not facts.losses:
             return self._found(history, 0, moves, 0.5 / path, {"path": path}) if 0 < path < _STILL else None
@@ -199,17 +200,17 @@ class Overfitting(Detector):
     def judge(self, history: History) -> Finding | None:
         """Return the finding if the metric is worse than at its best, and the training loss is better than then."""
         metric = history.facts.metric or Metric(LOSS, "min")
+        if not history.facts.losses or not self._may_be_found(history, metric):
+            return None
         steps, values = history.series(metric.name)
         costs = values * metric.sign
-        if not history.facts.losses or len(costs) < self._patience + 1 or not np.isfinite(costs).all():
+        best, now = int(costs.argmin()), float(costs[-_LEAST:].min())
+        rise = now - float(costs[best])
+        if not np.isfinite(costs).all():
             return None
-        best = int(costs.argmin())
-        if len(costs) - 1 - best < self._patience:
-            return None
-        now = float(costs[-_LEAST:].min())
         improvement = _improvement(history, metric, costs[: best + 1])
         least = self._rise * (abs(costs[best]) if metric.mode == "min" else improvement)
-        if not now - costs[best] >= max(least, 0.02 * improvement, 3 * _noise(costs)):
+        if rise < max(least, 0.02 * improvement) or rise < 3 * _noise(costs):
             return None
         loss = history.bins["loss"]
         width = max(0.1 * steps[-1], 4 * loss.width)
@@ -225,6 +226,12 @@ class Overfitting(Detector):
         if history.facts.weight_decay:
             remedy += f", or optimizer.weight_decay={3 * history.facts.weight_decay:g}"
         return Finding(self.kind, history.step, int(steps[best]), message, evidence, 0.97, remedy)
+
+    def _may_be_found(self, history: History, metric: Metric) -> bool:
+        """Whether the best value is old enough, and the last ones are worse."""
+        costs = [metric.sign * one[metric.name] for _, one in history.validations if metric.name in one]
+        old = costs[: len(costs) - self._patience] if len(costs) > self._patience else []
+        return bool(old) and min(costs) == min(old) < min(costs[-_LEAST:])
 
 
 @dataclass(frozen=True)
@@ -322,7 +329,7 @@ def _path(history: History) -> float:
 def gradient_correlation(history: History) -> float:
     """Return the median correlation of consecutive gradients at the last measurements; NaN: there are too few."""
     values = _correlations(history)[1][-_LAST:]
-    return float(np.median(values)) if len(values) >= _LEAST else float("nan")
+    return median(values) if len(values) >= _LEAST else float("nan")
 
 
 def _correlations(history: History) -> tuple[np.ndarray, np.ndarray]:
@@ -330,8 +337,9 @@ def _correlations(history: History) -> tuple[np.ndarray, np.ndarray]:
     momentum, steps = history.facts.momentum, history.norm_steps
     rates = history.rates.max(axis=1, initial=0.0)
     start = max(history.facts.warmup, 2 / max(1 - momentum, 1e-3) if momentum > 0 else 0)
-    known = np.isfinite(history.correlation) & (rates >= 0.5 * history.facts.lr) & (steps >= start)
-    return steps[known], history.correlation[known]
+    correlation = history.correlation
+    known = np.isfinite(correlation) & (rates >= 0.5 * history.facts.lr) & (steps >= start)
+    return steps[known], correlation[known]
 
 
 def _improvement(history: History, metric: Metric, costs: np.ndarray) -> float:
@@ -345,7 +353,7 @@ def _noise(values: np.ndarray) -> float:
     """Return the standard deviation of values around their trend, from their second differences."""
     if len(values) < _LEAST:
         return 0.0
-    return float(np.median(np.abs(np.diff(values, 2))) / (0.6745 * 6**0.5))
+    return median(np.abs(np.diff(values, 2))) / (0.6745 * 6**0.5)
 
 
 def _share_of_start(history: History, name: str) -> float:

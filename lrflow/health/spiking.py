@@ -11,7 +11,7 @@ from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
-from lrflow.health.history import History
+from lrflow.health.history import History, median
 from lrflow.health.remedies import lower_lr
 
 _SETTLED = 5  # steps after a spike whose median is the level to which the loss came back
@@ -100,17 +100,20 @@ class WarmupTooShort(Detector):
         if near and later and max(near) > 1 > max(later) and history.is_at_peak(1):
             message = f"the LR was {number(max(near))} of the stability bound at the end of the warmup"
             return self._found(history, warmup, message, {"share": max(near)})
-        if course is None:
+        least = max(0.25 * history.facts.steps, warmup)  # steps in which it came back
+        if course is None or history.step + course.width < warmup + least:
             return None
         steps, means = history.bins["loss"].steps, history.bins["loss"].means
-        before = float(means[steps <= 0.75 * warmup].min(initial=course.untrained))
-        window = (steps > 0.75 * warmup) & (steps <= 2 * warmup)
-        top = float(np.median(np.sort(means[window])[-5:])) if window.any() else before
+        begin, end = np.searchsorted(steps, (0.75 * warmup, 2 * warmup), side="right")
+        before, window = float(means[:begin].min(initial=course.untrained)), means[begin:end]
+        if window.max(initial=before) < before + self._rise * abs(course.untrained):
+            return None
+        top = median(np.sort(window)[-5:]) if len(window) else before
         if top < before + max(self._rise * course.scale, 8 * course.scatter) or course.low > before:
             return None
         above = course.steps[(course.levels > before) & (course.steps > warmup)]
         needed = int(above.max(initial=warmup)) - warmup
-        if needed < max(0.25 * history.facts.steps, warmup):
+        if needed < least:
             return None
         rates = history.bins["lr"]
         if np.interp(warmup + needed, rates.steps, rates.means) < 0.9 * history.facts.lr:

@@ -12,7 +12,7 @@ from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
-from lrflow.health.history import History
+from lrflow.health.history import History, median
 from lrflow.health.progress import MOVED, gradient_correlation
 from lrflow.health.remedies import lower_lr, too_high_remedy
 
@@ -45,10 +45,10 @@ class TooHigh(Detector):
         if not history.facts.losses:
             return self._judge_metric(history)
         course = Course.of(history)
-        if course is None or course.has_risen:
-            return None  # that is `diverging`
-        harm = harm_of(history, course, self._lost, self._growth)
-        if harm is None or (harm.is_stuck and history.step < history.facts.warmup + _LEARNS * history.facts.steps):
+        harm = harm_of(history, course, self._lost, self._growth) if course is not None else None
+        if course is None or harm is None or course.has_risen:  # the last is `diverging`
+            return None
+        if harm.is_stuck and history.step < history.facts.warmup + _LEARNS * history.facts.steps:
             return None
         evidence = {"loss": course.now, "untrained_loss": course.untrained, "best_loss": course.best}
         evidence |= {"scatter": course.scatter, "growth_of_weights": history.growth}
@@ -113,7 +113,7 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
         lost: that share.
         growth: how many times the norm of the weights of a group must have grown, where it is measured.
     """
-    if not course.is_flat or not course.low < np.inf or history.growth < growth or course.is_wild(history):
+    if history.growth < growth or not course.is_flat or not course.low < np.inf or course.is_wild(history):
         return None
     now, scale = number(course.now), course.scale
     if course.is_stuck(history):
@@ -167,8 +167,8 @@ def _jumps(history: History, course: Course) -> Harm | None:
 def _shrinkage(history: History, width: int) -> float:
     """Return the median gradient norm of the last steps, relative to the first; NaN: unknown."""
     norms = history.bins["grad_norm"].means[:_FIRST]
-    first = float(np.median(norms)) if len(norms) else 0.0
-    return float(np.median(history.recent["grad_norm"][-2 * width :])) / first if first > 0 else float("nan")
+    first = median(norms) if len(norms) else 0.0
+    return median(history.recent["grad_norm"][-2 * width :]) / first if first > 0 else float("nan")
 
 
 class Oscillating(Detector):
