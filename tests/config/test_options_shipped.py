@@ -58,7 +58,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
         "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
         "task=merge": [f"task.from={tmp_path}/run.ckpt"],
         "model=custom": ["model._target_=torch.nn.Flatten"],
-        "logger=comet": ["task=plan"],  # which needs no package
+        "logger=comet": ["task=export", f"task.from={tmp_path}/run.ckpt"],  # which logs nothing, so needs no package
         "logger=custom": ["logger.custom._target_=pytorch_lightning.loggers.CSVLogger"],
         "model=huggingface": [f"model.name={tmp_path}"],
         "data=table": [f"data.file={tmp_path}/table.csv", "data.target=y"],
