@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
 from lrflow.hub import is_path, located, not_found
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
 from lrflow.models.adapters import adapt, lora_problems, merge
+from lrflow.wording import joined
 
 __all__ = ["HuggingFace"]
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lrflow.config.callback_schema import End, patience_of
-from lrflow.display import counted
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.time import DurationLike
@@ -16,6 +15,7 @@ from lrflow.training.callbacks import ConfiguredCallback
 from lrflow.training.cooldown import end_run
 from lrflow.training.metric_reading import logged_metric
 from lrflow.training.trainer import Trainer
+from lrflow.wording import counted
 
 
 class EarlyStopping(ConfiguredCallback):

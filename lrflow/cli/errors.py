@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lrflow.config.failures import place_in_model, users_frames
-from lrflow.display import QuietConsole, counted
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, written
 from lrflow.redaction import MASK, is_secret_name, redact, redact_text
+from lrflow.wording import counted
 
 _LONGEST = 60
 

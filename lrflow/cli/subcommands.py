@@ -56,9 +56,10 @@ def _record(run: Run) -> dict[str, object]:
 def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: str | None) -> None:
     """Print a table of runs: how they ended, their swept values, and the metrics for which there is room."""
     from lrflow.cli.errors import console
-    from lrflow.display import Grid, grid_width, short_names
+    from lrflow.display import Grid, grid_width
     from lrflow.metric import is_loss, is_test, is_validation
     from lrflow.reports.runs import swept_keys, written
+    from lrflow.wording import short_names
 
     if not runs:
         return

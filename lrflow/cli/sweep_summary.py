@@ -11,11 +11,12 @@ from rich.text import Text
 
 from lrflow.cli.errors import console
 from lrflow.config.overrides import values_of
-from lrflow.display import Grid, counted, grid_width, short_names
+from lrflow.display import Grid, grid_width
 from lrflow.errors import LrflowError, nearest
 from lrflow.finding import Finding, kinds_of, read_findings, spoken
 from lrflow.metric import is_loss, is_test, is_validation
 from lrflow.outcome import Outcome, Status
+from lrflow.wording import counted, short_names
 
 if TYPE_CHECKING:
     from lrflow.sweeps.results import SweepResults

@@ -9,11 +9,11 @@ from pydantic import Discriminator, Field, Tag
 
 from lrflow.config import types as f
 from lrflow.config.schema import NO_TIME, Section
-from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan.averaging import WIDEST, Averaging
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules._arguments import uncountable_hint
+from lrflow.wording import counted
 
 DECAY = 0.999
 """Decay of an exponential moving average, if neither decay nor memory is set."""

@@ -27,7 +27,6 @@ from lrflow.config.step_batch import check_batch_search, check_scaling
 from lrflow.config.targets import defaults
 from lrflow.config.task_schema import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
 from lrflow.config.trainer_keys import check_lightning
-from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several, is_within_a_program
 from lrflow.layers import Rule
@@ -35,6 +34,7 @@ from lrflow.metric import PLACES, is_validation
 from lrflow.schedules import Curve, Duration, Horizon
 from lrflow.schedules._arguments import uncountable_hint
 from lrflow.schedules.curve import highest_settings, numeric_settings
+from lrflow.wording import counted
 
 LENGTH = (
     "trainer.max_",

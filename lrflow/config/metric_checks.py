@@ -14,7 +14,6 @@ from lrflow.config.config import Config
 from lrflow.config.objective import logged_by, loss_of
 from lrflow.config.schema import Feedback
 from lrflow.config.sweep_schema import TARGET
-from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.feedback import FORMER_NAMES
 from lrflow.feedback import limits as of_feedback
@@ -31,6 +30,7 @@ from lrflow.metric import (
     places_in,
 )
 from lrflow.schedules import Duration, Horizon
+from lrflow.wording import counted
 
 _LIMITS = {
     "feedback": {kind: {**of_feedback.BOUNDS, **own} for kind, own in of_feedback.LIMITS.items()},

@@ -22,9 +22,9 @@ from lrflow.config.overrides import Override
 from lrflow.config.schema import Feedback, Rules, Schedule, ScheduledSetting
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.config.task_schema import OF_A_RUN
-from lrflow.display import counted
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
+from lrflow.wording import counted
 
 _STRETCHES = {"warmup": ("warmup_start", "warmup_shape"), "cooldown": ("cooldown_shape",)}
 """Settings of a schedule that need a duration, by the duration."""

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from html import escape
 
 from lrflow.dashboard.index import Details, Entry, Index, Sweep
-from lrflow.display import counted, duration, scale_of
+from lrflow.display import scale_of
 from lrflow.finding import kinds_of, spoken
 from lrflow.reports.page import Cell, Page, row_of
 from lrflow.reports.runs import UNFINISHED, Run, written
+from lrflow.wording import counted, duration
 
 RUNS = "Runs"
 _COLUMNS = (

@@ -14,8 +14,9 @@ from rich.console import RenderableType
 from lrflow.data.splits import PARTS, HeldOut, part_named
 from lrflow.data.table.columns import in_order
 from lrflow.data.table.file import SHOWN, Column
-from lrflow.display import Grid, joined
+from lrflow.display import Grid
 from lrflow.errors import ConfigError, Problem, did_you_mean, shortened
+from lrflow.wording import joined
 
 SKIP = "data.bad_files=skip leaves these out and counts them"
 

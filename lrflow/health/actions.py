@@ -10,7 +10,6 @@ import numpy as np
 
 from lrflow.config import Config
 from lrflow.config.health_schema import ADJUSTMENTS, NOTICEABLE, Health, OwnResponse
-from lrflow.display import counted
 from lrflow.finding import Finding, spoken
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
@@ -19,6 +18,7 @@ from lrflow.training.branches import Branch
 from lrflow.training.cooldown import end_run
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import Trainer
+from lrflow.wording import counted
 
 SETTLES = 0.1
 """After an adjustment, share of the planned run in which no other follows for the same kind of finding."""

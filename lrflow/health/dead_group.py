@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse
-from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
+from lrflow.wording import number
 
 _LEAST = 4  # measurements from which anything is concluded
 _LAST = 16  # measurements of which each has to show it

@@ -7,13 +7,13 @@ from typing import ClassVar
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse, Response
-from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.course import OVERFLOW, Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History
 from lrflow.health.remedies import too_high_remedy
 from lrflow.health.too_high import harm_of
+from lrflow.wording import number
 
 _LAST = 5  # finite losses before one that is not finite
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.config.health_schema import Action
-from lrflow.display import joined, number
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding
 from lrflow.training.block import Block
 from lrflow.training.finite import are_finite
 from lrflow.training.monitor import Monitor
+from lrflow.wording import joined, number
 
 log = logging.getLogger("lrflow")
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse, Response
-from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History, median
 from lrflow.health.remedies import lower_lr, lr_times
 from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss
+from lrflow.wording import number
 
 MOVED = 1.5
 """Growth of the norm of the weights of a group that has moved far."""

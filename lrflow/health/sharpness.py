@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lrflow.data import is_ordered
-from lrflow.display import COLOURS, INK, number, plain_axes, save_figure
+from lrflow.display import COLOURS, INK, plain_axes, save_figure
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.history import History, read_history
 from lrflow.loggers.loggers import log_rows
@@ -37,6 +37,7 @@ from lrflow.training.curvature import (
 )
 from lrflow.training.isolation import isolated_batches, seed_generators, transfer_batch
 from lrflow.training.monitor import Monitor, Watched, monitors
+from lrflow.wording import number
 
 log = logging.getLogger("lrflow")
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse
-from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History, median
 from lrflow.health.remedies import lower_lr
+from lrflow.wording import number
 
 _SETTLED = 5  # steps after a spike whose median is the level to which the loss came back
 _GRADIENT = 10.0  # how many times the median gradient norm, and 3 times the highest one before

@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from lrflow.config.health_schema import OwnResponse, Response
-from lrflow.display import number
 from lrflow.finding import Finding
 from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History, median
 from lrflow.health.progress import MOVED, gradient_correlation
 from lrflow.health.remedies import lower_lr, too_high_remedy
+from lrflow.wording import number
 
 _LEARNS = 0.25  # share of the run after which a model has begun to learn
 _SATURATED = 2.5  # growth of the weights of a group from which on its gradients may vanish

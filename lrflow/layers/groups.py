@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.parameters import Entry, Parameters
 from lrflow.layers.rules import SELECTORS, Rule, as_tuple, has_kind, has_ndim, has_type, is_type, selects
 from lrflow.schedules import Curve, Duration, OwnSteps, Unfreezing
+from lrflow.wording import joined
 
 _AT_ONCE = Duration(0, "steps")
 

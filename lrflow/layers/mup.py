@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lrflow.display import joined, shape_text
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import check_initialised
 from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
 from lrflow.layers.rules import Multiple, Rule, Table
+from lrflow.wording import joined, shape_text
 
 ROLES = ("input", "vector", "hidden", "output", "fixed")
 _FORWARD = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, _ConvNd)  # weights of [out, in, ...]

@@ -9,8 +9,8 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from lrflow.display import counted
 from lrflow.errors import LrflowError
+from lrflow.wording import counted
 
 log = logging.getLogger("lrflow")
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.display import counted, joined, number
 from lrflow.errors import Problem
 from lrflow.plan.values import PlanBase
 from lrflow.schedules import Curve, Horizon, Schedule
 from lrflow.schedules.curve import sampled
 from lrflow.schedules.time import Floats
+from lrflow.wording import counted, joined, number
 
 CHUNK = 1 << 18  # steps evaluated at once, so that memory stays constant for long runs
 WALKED = 1 << 23  # steps of a run up to which every step is checked; of a longer one, a sample of them

@@ -11,11 +11,12 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from lrflow.display import Grid, joined, number
+from lrflow.display import Grid
 from lrflow.plan.table import describe, describe_length, describe_setting, landmarks
 from lrflow.plan.values import PlanBase, PlanGroup
 from lrflow.schedules import Continued
 from lrflow.schedules.serialization import to_spec
+from lrflow.wording import joined, number
 
 SAMPLES = 10_000  # steps at which the LRs of two long runs are compared
 SAME_LR = 1e-9  # relative difference up to which two LRs count as equal

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from lrflow.display import COLOURS, GREY, INK, joined, number, plain_axes, save_figure
+from lrflow.display import COLOURS, GREY, INK, plain_axes, save_figure
 from lrflow.plan.table import Line, PlanTable, describe, describe_length, lines, sample_steps, setting_lines
 from lrflow.plan.values import PlanBase
+from lrflow.wording import joined, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,11 +15,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-from lrflow.display import Grid, counted, joined, number
+from lrflow.display import Grid
 from lrflow.plan.checks import check
 from lrflow.plan.values import PlanBase, PlanSetting
 from lrflow.schedules import Continued, Curve, Duration, Horizon, OwnSteps, Schedule, Unfreezing
 from lrflow.schedules.serialization import to_spec
+from lrflow.wording import counted, joined, number
 
 MAX_WITH_FREEZING = 3  # schedules up to which each is described with its freezing
 MAX_JUMPS = 6  # jumps of a schedule that are landmarks

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from lrflow.display import COLD_TO_HOT, CURVES, MUTED, counted
+from lrflow.display import COLD_TO_HOT, CURVES, MUTED
 from lrflow.reports.chart_layers import NUMBER, Layers
 from lrflow.reports.chart_parts import Axis, Band, Line, Part, Points, Rule, Scale, Spec
+from lrflow.wording import counted
 
 MAX_LEGEND = 16  # names; more have no legend
 MAX_TICKS = 6  # of an axis of parallel coordinates that has a text per value

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lrflow.config import Config
-from lrflow.display import CURVES, counted, duration, short_names
+from lrflow.display import CURVES
 from lrflow.finding import kinds_of, spoken
 from lrflow.history import Series
 from lrflow.metric import TRAIN_LOSS, is_test, is_validation
@@ -21,6 +21,7 @@ from lrflow.reports.page import Cell, Page
 from lrflow.reports.run_charts import POINTS, SMOOTH, STEP, line, lr_axis, value_axis
 from lrflow.reports.run_course import Course
 from lrflow.reports.runs import Run, different_keys, page_of, written
+from lrflow.wording import counted, duration, short_names
 
 FEW = 8  # runs that are the columns of a table of differences; more are its rows
 FEW_KEYS = 4  # that are columns of the table of runs

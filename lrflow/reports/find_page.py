@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.display import CURVES, MUTED, number
+from lrflow.display import CURVES, MUTED
 from lrflow.reports.chart_parts import Axis, Band, Figure, Line, Part, Points, Rule, Spec
 from lrflow.reports.charts import chart
 from lrflow.reports.page import Fact, Page
@@ -15,6 +15,7 @@ from lrflow.runs import PAGE
 from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.find_record import Record
 from lrflow.tuning.suggestion import compare_with_interval
+from lrflow.wording import number
 
 ANSWER = CURVES[2]
 RULES_TO_MINIMIZE = {

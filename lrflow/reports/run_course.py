@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lrflow.display import counted
 from lrflow.finding import spoken
 from lrflow.health.sharpness import COLUMNS as SHARPNESS
 from lrflow.history import GrowingFile, History, read_history
@@ -22,6 +21,7 @@ from lrflow.training.block import DATA_TIME
 from lrflow.training.group_norms import COSINE
 from lrflow.training.machine import VARYING
 from lrflow.training.noise_scale import NOISE_SCALE
+from lrflow.wording import counted
 
 SHOWN = 12  # groups that charts show; of more, some of all depths
 

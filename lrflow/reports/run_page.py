@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from lrflow.config.validation import META
-from lrflow.display import counted, duration, number
 from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.metric import is_test
@@ -22,6 +21,7 @@ from lrflow.runs import PAGE, RunFolder
 from lrflow.training.block import DATA_TIME
 from lrflow.training.machine import PEAK
 from lrflow.tuning.find_record import Record
+from lrflow.wording import counted, duration, number
 
 LARGEST = 2**30
 """Bytes of a metrics.csv of which a run writes a page when it ends."""

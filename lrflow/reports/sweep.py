@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.config.literal import in_shell
-from lrflow.display import counted, short_names
 from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page
@@ -24,6 +23,7 @@ from lrflow.sweeps.analysis import MARGIN, Analysis, analyse
 from lrflow.sweeps.folders import read_sweep
 from lrflow.sweeps.results import SweepResults, TrialResult, Value
 from lrflow.sweeps.trial_recipe import BEST, command, write_recipe
+from lrflow.wording import counted, short_names
 
 MAX_PRINTED = 12  # trials of a Pareto front
 

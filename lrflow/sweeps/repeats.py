@@ -11,8 +11,8 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from lrflow.display import counted
 from lrflow.outcome import Outcome
+from lrflow.wording import counted
 
 
 def repeats(key: str) -> bool:

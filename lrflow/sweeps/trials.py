@@ -14,7 +14,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lrflow.config.sweep_schema import Sweep
-from lrflow.display import counted
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, checkpoints_in
@@ -25,6 +24,7 @@ from lrflow.sweeps.progress import Progress
 from lrflow.sweeps.runs import OpenTrial, PendingRun, verdict
 from lrflow.sweeps.space import Space
 from lrflow.sweeps.study import is_database, quiet_optuna
+from lrflow.wording import counted
 
 
 class Trials:

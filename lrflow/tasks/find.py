@@ -19,7 +19,7 @@ from lrflow.config import Config, save_config, validate
 from lrflow.config.find_schema import BatchSizeFind, RangeFind, StabilityFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.warnings import unused_by_search
-from lrflow.display import Grid, QuietConsole, counted, number
+from lrflow.display import Grid, QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import rank
 from lrflow.metric import TRAIN_LOSS
@@ -34,6 +34,7 @@ from lrflow.tuning.find_record import Record, plot_range_test
 from lrflow.tuning.range_test import RangeTest, run_sweeps
 from lrflow.tuning.stability import find_ceiling
 from lrflow.tuning.suggestion import Suggestion, compare_with_interval, suggest_lr
+from lrflow.wording import counted, number
 
 
 def run(config: Config) -> dict[str, Any]:

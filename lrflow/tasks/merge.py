@@ -14,7 +14,7 @@ from lrflow.config.options import Catalogue
 from lrflow.config.origins import read_yaml
 from lrflow.config.targets import optimizer_traits
 from lrflow.config.task_schema import Merge
-from lrflow.display import QuietConsole, counted
+from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import remove_parts
 from lrflow.plan import Plan
@@ -31,6 +31,7 @@ from lrflow.training.merging import Merged, check_constant, merged_weights, writ
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE, Trainer
 from lrflow.tuning.short_runs import short_fit
+from lrflow.wording import counted
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lrflow import assemble
 from lrflow.config import Config
 from lrflow.config.task_schema import Predict
 from lrflow.data import DataModule
-from lrflow.display import QuietConsole, counted
+from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError
 from lrflow.files import remove_parts, write_json, write_whole
 from lrflow.objectives import ChosenLoss
@@ -28,6 +28,7 @@ from lrflow.tasks.prediction_files import Arrays, read_inputs, save_arrays, writ
 from lrflow.tasks.trained import Trained, inputs_of
 from lrflow.training.objective import predicted
 from lrflow.training.trainer import build_trainer
+from lrflow.wording import counted
 
 PREDICTIONS = "predictions"
 """Name of the folder of the predictions in a run folder."""

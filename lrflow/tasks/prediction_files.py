@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lrflow.data import DataModule
-from lrflow.display import shape_text
 from lrflow.errors import ConfigError, Problem, shortened
 from lrflow.files import did_you_mean_path, is_file, is_folder, write_whole
+from lrflow.wording import shape_text
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from lrflow.config import Config
-from lrflow.display import counted
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.health.monitors import build_monitors
 from lrflow.plan import Plan, PlanScheduler
@@ -20,6 +19,7 @@ from lrflow.training import Signals
 from lrflow.training.monitor import Watched
 from lrflow.training.state import random_state, set_random_state
 from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
+from lrflow.wording import counted
 
 if TYPE_CHECKING:
     from lrflow.config.sweep_schema import Trial

@@ -23,7 +23,6 @@ from lrflow.config import Config, locate, save_config
 from lrflow.config.failures import failure
 from lrflow.config.overrides import Override
 from lrflow.config.secrets import shown_config
-from lrflow.display import counted, short_names
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.health.advice import plan_extras
 from lrflow.launch import rank
@@ -43,6 +42,7 @@ from lrflow.training.machine import clock, devices_of
 from lrflow.training.recovery import describe_recovery
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import resumed_facts
+from lrflow.wording import counted, short_names
 
 log = logging.getLogger("lrflow")
 

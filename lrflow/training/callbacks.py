@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import DeviceStatsMonitor, Timer
 from lrflow.config import Config, instantiate
 from lrflow.config.callbacks import refused
 from lrflow.config.targets import takes
-from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.training.monitor import Monitor
+from lrflow.wording import joined
 
 _NOT_TRAINING = frozenset({
     "__init__", "__new__", "setup", "teardown", "on_fit_start", "on_fit_end", "on_train_start", "on_train_end",

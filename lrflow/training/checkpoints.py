@@ -12,7 +12,6 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.config.checkpoint_names import NamePattern
 from lrflow.config.literal import in_shell
-from lrflow.display import counted, joined
 from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, remove_parts, set_aside
 from lrflow.loggers.loggers import drop_rows_from
@@ -32,6 +31,7 @@ from lrflow.training.monitor import look, monitors
 from lrflow.training.rollback import Rollback
 from lrflow.training.state import UnsavedStateCheck, random_states, set_random_state
 from lrflow.training.trainer import Trainer
+from lrflow.wording import counted, joined
 
 log = logging.getLogger("lrflow")
 

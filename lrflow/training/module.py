@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.objective import Collected, Criterion, default_metrics
+from lrflow.wording import joined
 
 _INNER_KEYS = ("state_dict", "model")
 """Keys under which files hold the tensors, if not at the top level."""

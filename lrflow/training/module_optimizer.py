@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 
 from lrflow.config import Config
 from lrflow.config.compatibility import check_optimizer
-from lrflow.display import counted, joined
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import traits_of
@@ -28,6 +27,7 @@ from lrflow.schedules import Constant, Curve, Horizon, Schedule, Tabulated
 from lrflow.schedules.tabulated import MOST_POINTS
 from lrflow.training.branches import Branch
 from lrflow.training.state import preserve_random_state
+from lrflow.wording import counted, joined
 
 _KEY = "optimizer"
 

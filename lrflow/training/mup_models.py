@@ -16,7 +16,7 @@ from torch import nn
 from lrflow.config import Config, instantiate, locate
 from lrflow.config.compatibility import table_of
 from lrflow.config.targets import with_arguments
-from lrflow.display import Grid, number, shape_text
+from lrflow.display import Grid
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
 from lrflow.layers.mup import MuP, Width, lr_scale
@@ -24,6 +24,7 @@ from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import Table
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.parameters import complete_module, has_deferred_parts
+from lrflow.wording import number, shape_text
 
 
 def mup_rules(

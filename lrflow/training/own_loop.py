@@ -16,7 +16,6 @@ from torch import nn
 from lrflow.config.options import Catalogue
 from lrflow.config.schema import Rules
 from lrflow.config.targets import instantiate, locate
-from lrflow.display import counted
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, Rule, RuleMaker, resolve
 from lrflow.layers.parameters import Parameters
@@ -24,6 +23,7 @@ from lrflow.optimizers import build_optimizer, traits_of
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.schedules import Curve, DurationLike, Horizon, Schedule, Shape
 from lrflow.training.configure_optimizers import supply_optimizer
+from lrflow.wording import counted
 
 MakeOptimizer = Callable[[torch.device | str | None], torch.optim.Optimizer]
 

@@ -25,10 +25,10 @@ from torch.nn.modules.module import (
 )
 from torch.optim import Optimizer
 
-from lrflow.display import joined
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.training.example import NoExampleError, run_example
 from lrflow.training.module import planned_module
+from lrflow.wording import joined
 
 _MODEL_HOOKS = ("configure_model", "configure_sharded_model")
 _FUNCTIONS = {"fit": TrainerFn.FITTING, "validate": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}

@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from lrflow.display import sparkline
 from lrflow.plan import Plan
 from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.metric_reading import progress_metrics
 from lrflow.training.monitor import Monitor
+from lrflow.wording import sparkline
 
 SPARKS = 16
 """Characters of the sparkline of the plan."""

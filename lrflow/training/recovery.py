@@ -11,9 +11,9 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from lrflow.display import counted
 from lrflow.plan import PlanScheduler
 from lrflow.training.block import Block
+from lrflow.wording import counted
 
 STATE_KEY = "Rollback"
 """Key of the state of `lrflow.training.rollback.Rollback` among the callbacks of a checkpoint."""

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from lrflow.config.restart import IGNORED_KEYS
-from lrflow.display import counted, joined, shape_text
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
@@ -27,6 +26,7 @@ from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.recovery import recovered_factor
 from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
+from lrflow.wording import counted, joined, shape_text
 
 
 @dataclass(frozen=True)

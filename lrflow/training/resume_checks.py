@@ -10,11 +10,11 @@ import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.data.fingerprint import changes_of_data, fingerprint
-from lrflow.display import counted, joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
 from lrflow.training.state import preserve_random_state
+from lrflow.wording import counted, joined
 
 log = logging.getLogger("lrflow")
 

@@ -13,13 +13,13 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from lrflow.config import Config, locate
-from lrflow.display import joined
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import BEST, RunFolder, checkpoints_in, find_checkpoint, step_of
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.serialization import from_spec
 from lrflow.training.checkpoint_file import BrokenCheckpointError, damage_of, step_in
 from lrflow.training.resume import Resumed
+from lrflow.wording import joined
 
 log = logging.getLogger("lrflow")
 

@@ -15,7 +15,6 @@ import torch
 from pytorch_lightning import Callback
 from torchmetrics import Metric
 
-from lrflow.display import counted
 from lrflow.errors import DivergedError
 from lrflow.files import remove_parts, write_whole
 from lrflow.runs import ROLLBACKS, RunFolder
@@ -27,6 +26,7 @@ from lrflow.training.recovery import STATE_KEY, Policy, Recovery, Request, Rollb
 from lrflow.training.signals import Signals
 from lrflow.training.snapshots import PREFIX, Snapshot, copied, snapshot_name, snapshots_of, superfluous
 from lrflow.training.state import preserve_random_state, set_random_state
+from lrflow.wording import counted
 
 log = logging.getLogger("lrflow")
 

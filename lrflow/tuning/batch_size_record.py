@@ -12,10 +12,11 @@ from typing import Any
 
 from lrflow.config import Config
 from lrflow.config.step_batch import step_batch
-from lrflow.display import COLOURS, INK, Grid, counted, number, plain_axes, save_figure
+from lrflow.display import COLOURS, INK, Grid, plain_axes, save_figure
 from lrflow.files import write_json, write_whole
 from lrflow.plan.batch_scaling import BatchScaling, StepBatch
 from lrflow.tuning.batch_size import SATURATED, Try, saturated_size
+from lrflow.wording import counted, number
 
 COLUMNS = ("batch_size", "fits", "examples_per_second", "step_seconds", "memory_bytes", "reason")
 

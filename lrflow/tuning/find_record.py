@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrflow.display import COLOURS, GREY, INK, number, plain_axes, save_figure
+from lrflow.display import COLOURS, GREY, INK, plain_axes, save_figure
 from lrflow.files import write_json
 from lrflow.metric import TRAIN_LOSS, Metric
 from lrflow.schedules.time import Floats
 from lrflow.tuning.confirmation import Confirmation
 from lrflow.tuning.range_test import RangeTest
 from lrflow.tuning.suggestion import Suggestion, smooth
+from lrflow.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

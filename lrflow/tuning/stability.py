@@ -19,7 +19,7 @@ from lrflow import assemble
 from lrflow.config import Config
 from lrflow.config.compatibility import check_combination
 from lrflow.config.find_schema import StabilityFind
-from lrflow.display import Grid, number
+from lrflow.display import Grid
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.files import write_json
 from lrflow.health.sharpness import current_sharpness
@@ -35,6 +35,7 @@ from lrflow.training.curvature import (
 from lrflow.training.loaders import set_up_data
 from lrflow.training.trainer import build_trainer, check_launched
 from lrflow.training.trainer_options import lightning_options
+from lrflow.wording import number
 
 ABOVE_BOUND = "steps along the sharpest direction grow until the curvature decreases"
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrflow.config.saved import load_config
-from lrflow.display import FAINT, GREY, INK, number
+from lrflow.display import FAINT, GREY, INK
+from lrflow.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,8 @@ import torch
 from lrflow.config import instantiate
 from lrflow.config.saved import load_config
 from lrflow.config.validation import validate
-from lrflow.display import COLOURS, GREY, INK, number, plain_axes
+from lrflow.display import COLOURS, GREY, INK, plain_axes
+from lrflow.wording import number
 
 from .model import Surface
 

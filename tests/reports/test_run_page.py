@@ -13,10 +13,10 @@ import pytest
 from browser import needs_browser, shown
 from pages import cells, charts, code, curves, headings, marks, tiles
 
-from lrflow.display import duration
 from lrflow.errors import LrflowError
 from lrflow.reports.run_page import wants_page, write_run_page
 from lrflow.runs import PAGE
+from lrflow.wording import duration
 
 OLDER = Path(__file__).parent.parent / "older_runs"
 FINDING = {

@@ -330,7 +330,8 @@ def test_a_stop_request_saves_at_the_next_step_boundary(
     done = asked // 7 * -(-7 // accumulate) + asked % 7 // accumulate + 1
     assert run.trainer.global_step == done
     assert str(caught.value) == (
-        f"stopped as asked after {done} steps; saved as {run.newest}; continue with resume={run.folder}"
+        f"stopped as asked after {done} step{'s' * (done > 1)}; "
+        f"saved as {run.newest}; continue with resume={run.folder}"
     )
     assert len(run.rows()) >= done
     resumed = train(tmp_path / "run", resume=run.newest, **options)

@@ -23,14 +23,14 @@ SCRIPT = """
 import sys
 import torch
 from lrflow.config import compose
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.launch import rank
 
-supply, trained = train.supply_optimizer, []
+supply, trained = prepare.supply_optimizer, []
 def supply_and_keep(module, *settings):
     trained.append(module)
     supply(module, *settings)
-train.supply_optimizer = supply_and_keep
+prepare.supply_optimizer = supply_and_keep
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -476,14 +476,14 @@ DDP = """
 import sys
 import torch
 from lrflow.config import compose
-from lrflow.tasks import train
+from lrflow.tasks import prepare, train
 from lrflow.launch import rank
 
-close, loops = train.make_feedback_loop, []
+close, loops = prepare.make_feedback_loop, []
 def close_and_keep(*settings):
     loops.append(close(*settings))
     return loops[-1]
-train.make_feedback_loop = close_and_keep
+prepare.make_feedback_loop = close_and_keep
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from lrflow.config import compose
 from lrflow.data import is_ordered
+from lrflow.tasks import prepare
 from lrflow.tasks import train as train_task
 from lrflow.training.loaders import Position, order_loaders
 from lrflow.training.loops import combine
@@ -224,9 +225,9 @@ def test_a_run_on_a_few_batches_trains_and_validates_on_the_same_in_each_epoch(t
             self.validated.setdefault(trainer.current_epoch, []).append(batch)
 
     def seen(*words: str, stop: int = 99) -> Records:
-        record, make = Records(), train_task._callbacks
+        record, make = Records(), prepare._callbacks
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_task, "_callbacks", lambda *given: [record, *make(*given)])
+            patch.setattr(prepare, "_callbacks", lambda *given: [record, *make(*given)])
             small = ["trainer=cpu", "trainer.progress=false", "model.widths=[8]", "data.batch_size=100"]
             given = ["trainer.overfit_batches=3", "trainer.max_epochs=3", f"output={tmp_path}", *words]
             train_task.outcome(compose([*small, *given]))

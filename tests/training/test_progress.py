@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from lrflow.display import sparkline
 from lrflow.layers import Rule
 from lrflow.training.progress import PlanColumn, ProgressBar, SpeedColumn
+from lrflow.wording import sparkline
 
 HEAD = [Rule("head", match="head.*", lr="10x"), Rule("rest", match="*")]
 

@@ -23,9 +23,9 @@ from lrflow.data.prepared import PreparedModule
 from lrflow.data.splits import PARTS, kept_rows
 from lrflow.data.text.text import Sequences, TokenSet
 from lrflow.data.text.tokenization import FILE, Pretrained, windows_of_texts
-from lrflow.display import counted, number
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean, shortened
 from lrflow.objectives import LANGUAGE_MODEL
+from lrflow.wording import counted, number
 
 _SAMPLES = 16
 """Rows by which a data set that changed is noticed."""

@@ -21,8 +21,8 @@ from lrflow.data.module import Examples
 from lrflow.data.order import SeededBatch, collate_whole
 from lrflow.data.prepared import PreparedModule, scaled
 from lrflow.data.splits import PARTS, kept_rows
-from lrflow.display import counted, number, shape_text
 from lrflow.errors import ConfigError, ExampleError, Problem
+from lrflow.wording import counted, number, shape_text
 
 
 class Images(PreparedModule[PreparedImages]):

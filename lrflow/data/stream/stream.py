@@ -24,8 +24,8 @@ from lrflow.data.stream.order import block_order
 from lrflow.data.stream.parts import Layout, PreparedStream, inputs_in, prepare
 from lrflow.data.stream.shards import PARQUET, TAR
 from lrflow.data.stream.values import Input, Places, Reader, read_some
-from lrflow.display import counted, joined, number, shape_text
 from lrflow.errors import ConfigError, ExampleError, Problem
+from lrflow.wording import counted, joined, number, shape_text
 
 log = logging.getLogger("lrflow")
 

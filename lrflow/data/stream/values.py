@@ -14,8 +14,8 @@ import numpy as np
 from lrflow.data.images.decoding import Form, decode
 from lrflow.data.stream.parquet import Columns, open_parquet, read_group
 from lrflow.data.stream.tar import File, name_at, value_in
-from lrflow.display import shape_text
 from lrflow.errors import ExampleError, shortened
+from lrflow.wording import shape_text
 
 _OPEN = 64
 """Tar files that a process keeps open."""

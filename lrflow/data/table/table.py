@@ -28,8 +28,9 @@ from lrflow.data.table.columns import (
 )
 from lrflow.data.table.file import FILE_TYPES, MISSING, mistaken, read_table
 from lrflow.data.table.parts import PARTS, PreparedTable, TableOptions, prepare
-from lrflow.display import Grid, counted, joined, number
+from lrflow.display import Grid
 from lrflow.errors import ConfigError, shortened
+from lrflow.wording import counted, joined, number
 
 
 class Table(PreparedModule[PreparedTable]):

@@ -21,9 +21,10 @@ from lrflow.data.text.files import read_file
 from lrflow.data.text.options import ENDINGS, JSON_LINES, TABLES, TextOptions
 from lrflow.data.text.parts import PreparedText, prepare
 from lrflow.data.text.tokenization import FILE, Tokenizer, UnknownCharacterError, padded, restored, windows_of_texts
-from lrflow.display import Grid, counted, number
+from lrflow.display import Grid
 from lrflow.errors import ConfigError, Problem
 from lrflow.objectives import CLASSES, LANGUAGE_MODEL
+from lrflow.wording import counted, number
 
 
 class Text(PreparedModule[PreparedText]):
