@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
-from lrflow.finding import spoken
+from lrflow.finding import kinds_of, spoken
 from lrflow.metric import is_test
 from lrflow.redaction import MASK, redact_text
 from lrflow.reports import find_page
@@ -95,6 +96,10 @@ def facts(course: Course) -> list[Fact]:
         tests = {other: course.last(other) for other in course.metrics if is_test(other)}
         note = ", ".join(f"{other} {value:.4g}" for other, value in tests.items() if value is not None)
         found.append(Fact(f"last {name}", f"{last:.4g}", note))
+    if kinds := kinds_of(run.findings):
+        found.append(Fact("findings", ", ".join(map(spoken, kinds)), "the table below has what to try"))
+    elif isinstance(health := run.config.get("health"), Mapping) and health.get("diverging"):  # older runs have none
+        found.append(Fact("findings", "none", "health found nothing wrong"))
     epochs = counted(course.epochs(course.last_step), "epoch") if course.epoch_length else ""
     of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
     found.append(Fact("steps", f"{course.last_step:,}{of}", epochs))

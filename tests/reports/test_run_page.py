@@ -53,8 +53,12 @@ def test_the_numbers_are_those_of_the_folder(run_folder: Callable[..., Path]) ->
     assert found["status"] == ("finished", "")
     assert found["best val/loss"] == ("1.225", "the lowest, at step 39, epoch 3.9")
     assert found["last val/loss"] == ("1.225", "test/loss 1.375")
+    assert found["findings"][0] == FINDING["kind"].replace("_", " ")
     assert found["steps"] == ("40", "4 epochs")
-    assert tiles(page_of(run_folder("short", steps=10)))["steps"] == ("10", "1 epoch")
+    watched = {"health": {"diverging": {"action": None}}}
+    short = tiles(page_of(run_folder("short", steps=10, config=watched)))
+    assert short["steps"] == ("10", "1 epoch")
+    assert short["findings"][0] == "none"
     assert found["time"] == ("1 min 15 s", "started 2026-12-01 06:00")
     assert found["device"][0] == "cpu"
     plan = json.loads((folder / "plan.json").read_text())
