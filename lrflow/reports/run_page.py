@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,7 @@ def facts(course: Course) -> list[Fact]:
         found.append(Fact(f"last {name}", f"{last:.4g}", note))
     if kinds := kinds_of(run.findings):
         found.append(Fact("findings", ", ".join(map(spoken, kinds)), "the table below has what to try"))
-    elif isinstance(health := run.config.get("health"), Mapping) and health.get("diverging"):  # older runs have none
+    elif run.below("health.diverging"):  # neither older runs nor those with health=none have it
         found.append(Fact("findings", "none", "health found nothing wrong"))
     epochs = counted(course.epochs(course.last_step), "epoch") if course.epoch_length else ""
     of = f" of {planned:,}" if (planned := course.planned_steps) not in (None, course.last_step) else ""
