@@ -235,7 +235,8 @@ class Condition:
             raise ConfigError(
                 [Problem(text, "expected a folder, KEY=VALUE, KEY!=VALUE or a comparison by <, <=, > or >=", hint=hint)]
             )
-        condition = cls(*found.groups())
+        key, sign, value = found.groups()
+        condition = cls(key, sign, value.replace(" ", "_") if key == "findings" else value)  # also as it is shown
         if condition.key == "status" and condition.value not in (known := (*STATUSES, *UNFINISHED)):
             expected = f"expected one of {', '.join(known)}"
             raise ConfigError([Problem(text, expected, condition.value, did_you_mean(condition.value, known))])

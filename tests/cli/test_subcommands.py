@@ -107,6 +107,7 @@ def test_what_monitors_found_is_listed_selected_and_compared(outputs: Path, caps
     assert "findings" in head
     assert "too_low, diverging" in first
     assert listed(capsys, "findings=diverging") == listed(capsys, "findings!=null") == ["whole"]
+    assert listed(capsys, "findings=too low") == ["whole"]  # as compare and the pages show the kind
     assert listed(capsys, "findings=plateau") == []
     assert main(["compare", "whole", "interrupted"]) == 0
     assert f"findings\n1  {low.line}\n1  {high.line}\n1  {low.line}\n\n" in capsys.readouterr().out
