@@ -10,11 +10,10 @@ from lrflow.history import GrowingFile
 from lrflow.reports.chart_parts import Figure
 from lrflow.reports.page import Page, without_values
 from lrflow.reports.run_charts import watched_figures
-from lrflow.reports.run_course import Course
-from lrflow.reports.run_page import facts, findings, warnings
+from lrflow.reports.run_course import NORMS, Course
+from lrflow.reports.run_page import facts, findings, unfinished, warnings
 
-_NOT_DRAWN = ("grad_norm/", "weight_norm/", "update_norm/", "update_ratio/")
-"""Starts of the names of columns that only the whole page of a run draws."""
+_NOT_DRAWN = tuple(f"{kind}/" for kind in NORMS)  # only the whole page of a run draws them
 
 
 def live_page(entry: Entry) -> Page:
@@ -54,7 +53,8 @@ class Live:
             return {"at": at}
         above, below = Page("", ""), Page("", "")
         above.facts(facts(course))
-        above.warnings([text for text in warnings(course) if not text.startswith("The run is going on")])
+        cut = [] if run.status == "running" else unfinished(course)  # that it goes on, a reader sees
+        above.warnings([*cut, *warnings(course)])
         findings(below, course)
         return {
             "at": at,

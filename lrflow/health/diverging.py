@@ -47,7 +47,7 @@ class Diverging(Detector):
         course = Course.of(history)
         if course is None or not course.has_risen:
             return None
-        harm = harm_of(history, course, growth=0.0 if course.has_exploded else self._growth)
+        harm = harm_of(history, course, 0.0 if course.has_exploded else self._growth)
         if harm is None:
             return None
         since = harm.since if harm.is_stuck else int(course.rose)

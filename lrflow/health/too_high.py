@@ -16,6 +16,9 @@ from lrflow.health.progress import MOVED, gradient_correlation
 from lrflow.health.remedies import lower_lr, too_high_remedy
 from lrflow.wording import number
 
+LOST = 0.2
+"""Share of its gain that a loss has lost again when it has lost too much."""
+
 _LEARNS = 0.25  # share of the run after which a model has begun to learn
 _SATURATED = 2.5  # growth of the weights of a group from which on its gradients may vanish
 _VALIDATIONS = 3  # last ones, none of which is good
@@ -36,7 +39,7 @@ class TooHigh(Detector):
     acts: ClassVar[tuple[Response, ...]] = ("stop", "recover")
     covers: ClassVar[tuple[str, ...]] = ("too_high",)
 
-    def __init__(self, lost: float = 0.2, growth: float = MOVED, action: OwnResponse | None = None) -> None:
+    def __init__(self, lost: float = LOST, growth: float = MOVED, action: OwnResponse | None = None) -> None:
         super().__init__(action)
         self._lost, self._growth = lost, growth
 
@@ -45,7 +48,7 @@ class TooHigh(Detector):
         if not history.facts.losses:
             return self._judge_metric(history)
         course = Course.of(history)
-        harm = harm_of(history, course, self._lost, self._growth) if course is not None else None
+        harm = harm_of(history, course, self._growth, self._lost) if course is not None else None
         if course is None or harm is None or course.has_risen:  # the last is `diverging`
             return None
         if harm.is_stuck and history.step < history.facts.warmup + _LEARNS * history.facts.steps:
@@ -91,7 +94,7 @@ class Harm:
     is_stuck: bool = False
 
 
-def harm_of(history: History, course: Course, lost: float = 0.2, growth: float = 1.3) -> Harm | None:
+def harm_of(history: History, course: Course, growth: float, lost: float = LOST) -> Harm | None:
     """Return what an LR that is too high has done to the loss; None: nothing.
 
     - Stuck: the loss is that of the untrained model, although the weights have grown. (At an LR that is too low they
@@ -110,8 +113,8 @@ def harm_of(history: History, course: Course, lost: float = 0.2, growth: float =
     Args:
         history: of the run.
         course: of its loss.
-        lost: that share.
         growth: how many times the norm of the weights of a group must have grown, where it is measured.
+        lost: that share of the gain.
     """
     if history.growth < growth or not course.is_flat or not course.low < np.inf or course.is_wild(history):
         return None

@@ -28,9 +28,10 @@ SHOWN = 12  # groups that charts show; of more, some of all depths
 RESUMED = "resumed"
 """Kind of the event that a run was resumed."""
 
-_OF_GROUPS = (
-    "lr", "lr_planned", "lr_estimate", "lr_effective", "grad_norm", "weight_norm", "update_norm", "update_ratio",
-)  # fmt: skip
+NORMS = ("grad_norm", "weight_norm", "update_norm", "update_ratio")
+"""Kinds of columns with the norms of each group."""
+
+_OF_GROUPS = ("lr", "lr_planned", "lr_estimate", "lr_effective", *NORMS)
 """Kinds of columns of which there is one per group."""
 
 _TOO_LARGE = 2**63

@@ -53,7 +53,7 @@ def run_page(folder: Path) -> Page:
     drawn = figures(course)
     page = Page(str(run.config.get("name") or folder.resolve().name), str(folder))
     page.facts(facts(course))
-    page.warnings(warnings(course))
+    page.warnings([*unfinished(course), *warnings(course)])
     _what_was_run(page, run)
     page.draw(one for one in drawn if one.name.startswith(_BEFORE_FINDINGS))
     _metrics(page, course)
@@ -120,9 +120,6 @@ def warnings(course: Course) -> list[str]:
     run, found = course.run, []
     if run.outcome and len(run.outcome.reason) > _LONG:
         found.append(run.outcome.reason)
-    if run.status in UNFINISHED:
-        how = "is going on" if run.status == "running" else "has not ended: its process is gone"
-        found.append(f"The run {how}. The page shows what its folder held at {course.at(course.last_step)}.")
     for name in course.metrics:
         series = course.history[name]
         if (lost := np.flatnonzero(~np.isfinite(series.values))).size:
@@ -130,6 +127,14 @@ def warnings(course: Course) -> list[str]:
     if not run.config:
         found.append("Its config.yaml cannot be read.")
     return found
+
+
+def unfinished(course: Course) -> list[str]:
+    """Return what a reader has to know of a page that is made before its run has ended."""
+    if course.run.status not in UNFINISHED:
+        return []
+    how = "is going on" if course.run.status == "running" else "has not ended: its process is gone"
+    return [f"The run {how}. The page shows what its folder held at {course.at(course.last_step)}."]
 
 
 def _what_was_run(page: Page, run: Run) -> None:
