@@ -20,7 +20,7 @@ import yaml
 from option_files import Page, about, formula, intro
 from pictures import IMAGES, Picture, groups_table, layers_picture, overview, parts, resumed, schedule_picture
 
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.options import Catalogue
 
 DOCS = Path(__file__).parent
 ARXIV = "https://arxiv.org/abs/"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lrflow.config.options import Option
+from lrflow.config.composition.options import Option
 from lrflow.config.packages import EXTRAS
 
 

@@ -15,12 +15,12 @@ from lrflow.cli.arguments import parse, with_earlier_sweep
 from lrflow.cli.command import run_sweep
 from lrflow.cli.jobs import log_remarks, run_task
 from lrflow.config import Config
-from lrflow.config.checks import process_problems
-from lrflow.config.composition import checked, composer
+from lrflow.config.checks.keys import process_problems
+from lrflow.config.composition.compose import checked, composer
+from lrflow.config.composition.literal import literal_paths, with_local_copies
+from lrflow.config.composition.options import Catalogue
+from lrflow.config.composition.overrides import Override, expand, read_overrides
 from lrflow.config.failures import failure
-from lrflow.config.literal import literal_paths, with_local_copies
-from lrflow.config.options import Catalogue
-from lrflow.config.overrides import Override, expand, read_overrides
 from lrflow.config.packages import trust_packages
 from lrflow.config.saved import pinned
 from lrflow.config.validation import AUTO

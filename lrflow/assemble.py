@@ -15,10 +15,10 @@ from rich.console import RenderableType
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.compatibility import check_optimizer, check_routes
-from lrflow.config.metric_checks import check_logged, need_validation
+from lrflow.config.checks.compatibility import check_optimizer, check_routes
+from lrflow.config.checks.metrics import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
-from lrflow.config.schema import NoFeedback, Optimizer, Rules
+from lrflow.config.schemas.objects import NoFeedback, Optimizer, Rules
 from lrflow.config.step_batch import batch_scaling, step_batch
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.data import DataModule

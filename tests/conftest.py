@@ -97,7 +97,7 @@ def _compose_once() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Hydra's two steps of a composition: those of `options_composed_once` where all options are shipped ones."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl, create_defaults_list
 
-    from lrflow.config.composition import options_composed_once
+    from lrflow.config.composition.compose import options_composed_once
 
     compose = ConfigLoaderImpl._compose_config_from_defaults_list
     with options_composed_once():

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrflow.config.options import Catalogue, Option
+from lrflow.config.composition.options import Catalogue, Option
 from lrflow.schedules import Cosine
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -88,7 +88,7 @@ from pathlib import Path
 opened = set()
 sys.addaudithook(lambda event, args: event == "open" and opened.add(str(args[0])))
 from lrflow.cli import main
-from lrflow.config.options import home
+from lrflow.config.composition.options import home
 code = main(sys.argv[1:])
 recipes = [Path(name).relative_to(home("recipes")) for name in opened if Path(name).is_relative_to(home("recipes"))]
 print("opened:", *sorted(path.as_posix() for path in recipes if path.suffix == ".yaml"), file=sys.stderr)

@@ -12,7 +12,7 @@ import pytest
 
 from lrflow.cli import main
 from lrflow.cli.subcommands import SUBCOMMANDS
-from lrflow.config.options import home, recipes
+from lrflow.config.composition.options import home, recipes
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])

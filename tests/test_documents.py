@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lrflow.config.options import GROUPS, Catalogue, home, recipes
+from lrflow.config.composition.options import GROUPS, Catalogue, home, recipes
 from lrflow.errors import LrflowError
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import optuna
 
 from benchmarks.sweeps.landscape import EPOCHS, LENGTHS, OPTIMIZERS, Curve, Landscape, Run, rates
-from lrflow.config.overrides import Override
-from lrflow.config.sweep_schema import Pruning
+from lrflow.config.composition.overrides import Override
+from lrflow.config.schemas.sweep import Pruning
 from lrflow.sweeps.pruners import WHOLE, make_pruner
 from lrflow.sweeps.samplers import make_sampler
 from lrflow.sweeps.space import Space, read_space

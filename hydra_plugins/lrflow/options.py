@@ -77,7 +77,7 @@ class LrflowOptions(ConfigSource):
 
 
 def _files() -> Mapping[str, Path]:
-    from lrflow.config.options import shipped_files
+    from lrflow.config.composition.options import shipped_files
 
     return shipped_files()
 

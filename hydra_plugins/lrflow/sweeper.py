@@ -1,7 +1,7 @@
 """`hydra/sweeper=lrflow`: resumable sweeps with Optuna, in which jobs can be pruned.
 
 Hydra imports this module at every start, also without a sweep, so its imports are light. The settings and their
-defaults are those of `lrflow.config.sweep_schema.Sweep`, which registers the option with Hydra.
+defaults are those of `lrflow.config.schemas.sweep.Sweep`, which registers the option with Hydra.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class LrflowSweeper(Sweeper):
     """Asks Optuna for trials, runs them with Hydra's launcher and reports their results to Optuna.
 
     Args:
-        settings: settings of `lrflow.config.sweep_schema.Sweep`.
+        settings: settings of `lrflow.config.schemas.sweep.Sweep`.
     """
 
     def __init__(self, **settings: Any) -> None:

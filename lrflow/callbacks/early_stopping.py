@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lrflow.config.callback_schema import End, patience_of
+from lrflow.config.schemas.callbacks import End, patience_of
 from lrflow.metric import LOSS, Metric
 from lrflow.schedules import Duration, Horizon
 from lrflow.schedules.time import DurationLike

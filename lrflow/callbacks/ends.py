@@ -9,9 +9,10 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lrflow.callbacks.early_stopping import EarlyStopping
-from lrflow.config import Config, callback_schema
-from lrflow.config.callback_schema import End
-from lrflow.config.types import seconds_of
+from lrflow.config import Config
+from lrflow.config.schemas import callbacks as callback_schema
+from lrflow.config.schemas.callbacks import End
+from lrflow.config.schemas.types import seconds_of
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.cooldown import end_run

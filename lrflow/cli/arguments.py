@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lrflow.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from lrflow.config.overrides import Override
+    from lrflow.config.composition.overrides import Override
 
 PARTS = {
     "cfg": ("job", "hydra", "all"),
@@ -137,7 +137,7 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> tuple[list[Override], b
     asked = typed.get("hydra.sweeper.resume")
     if asked is None or asked.value in (None, "null"):
         return list(overrides), False
-    from lrflow.config.overrides import Override
+    from lrflow.config.composition.overrides import Override
     from lrflow.runs import OUTPUT
     from lrflow.sweeps.folders import find_sweep, overrides_of_grid
     from lrflow.sweeps.study import read_record

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from lrflow.cli.sweep_check import CheckedJobs
     from lrflow.config import Config
-    from lrflow.config.options import Catalogue
-    from lrflow.config.overrides import Override
+    from lrflow.config.composition.options import Catalogue
+    from lrflow.config.composition.overrides import Override
     from lrflow.config.saved import Composed
     from lrflow.outcome import Outcome
 
@@ -123,9 +123,9 @@ def _main(words: list[str], owns_process: bool = False) -> int:
 
 def _check_and_run(args: Arguments) -> int:
     """Check every requested job, and run them if all are valid."""
-    from lrflow.config.literal import literal_paths, with_local_copies
-    from lrflow.config.options import Catalogue
-    from lrflow.config.overrides import expand
+    from lrflow.config.composition.literal import literal_paths, with_local_copies
+    from lrflow.config.composition.options import Catalogue
+    from lrflow.config.composition.overrides import expand
 
     check_environment()
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
@@ -143,8 +143,8 @@ def _check_and_run(args: Arguments) -> int:
 
 def _check_and_run_settled(args: Arguments, typed: Sequence[Override], catalogue: Catalogue, resumed: bool) -> int:
     """Check and run the jobs once it is settled which run they continue; `resumed`: those of an earlier sweep."""
-    from lrflow.config.composition import checked, composer
-    from lrflow.config.overrides import read_overrides
+    from lrflow.config.composition.compose import checked, composer
+    from lrflow.config.composition.overrides import read_overrides
     from lrflow.config.saved import pinned
 
     if args.multirun:
@@ -183,8 +183,8 @@ def run_sweep(args: Arguments, typed: Sequence[Override], catalogue: Catalogue, 
         ConfigError: every problem of every job.
     """
     from lrflow.cli.sweep_check import check_sweep
-    from lrflow.config.composition import options_composed_once
-    from lrflow.config.overrides import read_overrides
+    from lrflow.config.composition.compose import options_composed_once
+    from lrflow.config.composition.overrides import read_overrides
     from lrflow.config.saved import pinned
 
     overrides = read_overrides(pinned(typed), catalogue, sweep=True)
@@ -220,7 +220,7 @@ def _require_multirun(typed: Sequence[str]) -> None:
     Raises:
         ConfigError: some overrides are for sweeps only.
     """
-    from lrflow.config.overrides import Override
+    from lrflow.config.composition.overrides import Override
 
     problems = [
         Problem(override.key, "needs a sweep", override.value, "add -m")
@@ -279,9 +279,9 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
 
     from lrflow.cli.own_process import can_fork
     from lrflow.cli.sweep_job import SweepJobs, is_trial_of_lrflow, run_job_of_sweep, settings_of_sweeper
-    from lrflow.config.composition import MODULE, ROOT
-    from lrflow.config.hydra_options import adapt_hydra
-    from lrflow.config.literal import how_to_resume
+    from lrflow.config.composition.compose import MODULE, ROOT
+    from lrflow.config.composition.hydra_options import adapt_hydra
+    from lrflow.config.composition.literal import how_to_resume
 
     outcomes: list[Outcome] = []
     times: dict[str, float] = {}
@@ -376,7 +376,7 @@ def show_config(found: DictConfig, args: Arguments, resolve: bool) -> None:
     from omegaconf import OmegaConf, flag_override
     from omegaconf.errors import OmegaConfBaseException
 
-    from lrflow.config.interpolation import resolve_known
+    from lrflow.config.composition.interpolation import resolve_known
     from lrflow.config.origins import as_yaml
 
     hidden = {"job": lambda key: key == "hydra", "hydra": lambda key: key != "hydra", "all": lambda key: False}

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lrflow.cli.errors import console
 from lrflow.cli.subcommands import SUBCOMMANDS
-from lrflow.config.options import GROUPS, Catalogue, Option, home
+from lrflow.config.composition.options import GROUPS, Catalogue, Option, home
 
 _LONGEST = 26
 """Longer names get a line of their own, above their description."""

@@ -10,7 +10,7 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from lrflow.config.options import GROUPS, Catalogue, definition_of, home
+from lrflow.config.composition.options import GROUPS, Catalogue, definition_of, home
 from lrflow.config.origins import SCHEMA, schema_line
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import OUTPUT

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrflow.config.options import home, recipes
+from lrflow.config.composition.options import home, recipes
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.output import put
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrflow.config.overrides import Override, read_overrides
+from lrflow.config.composition.overrides import Override, read_overrides
 from lrflow.config.restart import Decision, Job, is_finished
 from lrflow.config.saved import warn_of_newer_run
 from lrflow.config.validation import AUTO
@@ -17,7 +17,7 @@ from lrflow.runs import OUTPUT, RunFolder, find_checkpoint
 
 if TYPE_CHECKING:
     from lrflow.cli.arguments import Arguments
-    from lrflow.config.options import Catalogue
+    from lrflow.config.composition.options import Catalogue
     from lrflow.training.agreement import Agreement
 
 
@@ -74,7 +74,7 @@ def _job(rest: Sequence[Override], args: Arguments, catalogue: Catalogue) -> Job
     Raises:
         ConfigError: the config is invalid, or its task does not train.
     """
-    from lrflow.config.composition import checked, composer
+    from lrflow.config.composition.compose import checked, composer
 
     if args.multirun:
         raise ConfigError([Problem("resume", "a sweep is resumed as a whole", AUTO, "sweep.resume=last")])

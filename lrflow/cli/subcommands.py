@@ -183,8 +183,8 @@ def _docs(given: argparse.Namespace) -> None:
 
 
 def _schema(given: argparse.Namespace) -> None:
+    from lrflow.config.composition.options import Catalogue
     from lrflow.config.json_schema import schema_text
-    from lrflow.config.options import Catalogue
     from lrflow.config.packages import trusted
 
     trusted()  # makes the working directory importable

@@ -18,14 +18,14 @@ from rich.text import Text
 
 from lrflow.cli.errors import SweepError, console
 from lrflow.config import Config
-from lrflow.config.composition import COMPOSITION_ERRORS, Composer, check_sweep_itself, checked, composer
+from lrflow.config.checks.hydra_section import check_sweeper, repeats_problems
+from lrflow.config.checks.metrics import guessed_modes
+from lrflow.config.composition.compose import COMPOSITION_ERRORS, Composer, check_sweep_itself, checked, composer
+from lrflow.config.composition.grammar import repeated
+from lrflow.config.composition.options import Catalogue
+from lrflow.config.composition.overrides import Override, Overrides, as_typed, read_overrides
 from lrflow.config.debugging import refused_in_sweeps
-from lrflow.config.grammar import repeated
-from lrflow.config.hydra_section import check_sweeper, repeats_problems
-from lrflow.config.metric_checks import guessed_modes
-from lrflow.config.options import Catalogue
-from lrflow.config.overrides import Override, Overrides, as_typed, read_overrides
-from lrflow.config.sweep_schema import TARGET
+from lrflow.config.schemas.sweep import TARGET
 from lrflow.errors import ConfigError, Problem
 
 

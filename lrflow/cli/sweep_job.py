@@ -17,7 +17,7 @@ from omegaconf import OmegaConf, flag_override
 from lrflow.cli.job_line import JobLine
 from lrflow.cli.jobs import run_job
 from lrflow.cli.own_process import OwnProcess, limited
-from lrflow.config.overrides import Override
+from lrflow.config.composition.overrides import Override
 from lrflow.errors import EndedEarlyError, LrflowError, Problem, ProcessDiedError, StoppedError, TimeLimitError
 from lrflow.memory import kept_for_good
 from lrflow.outcome import Outcome
@@ -57,8 +57,8 @@ def run_job_of_sweep(
     from hydra.core.hydra_config import HydraConfig
 
     from lrflow.cli.errors import show_failure
-    from lrflow.config.composition import placed
-    from lrflow.config.types import seconds_of
+    from lrflow.config.composition.compose import placed
+    from lrflow.config.schemas.types import seconds_of
 
     node: Any = HydraConfig.get()
     folder, typed = _folder(node), _typed(node)
@@ -128,7 +128,7 @@ class SweepJobs(OwnProcess):
         from hydra.core.hydra_config import HydraConfig
 
         from lrflow.cli.errors import show_failure
-        from lrflow.config.types import seconds_of
+        from lrflow.config.schemas.types import seconds_of
 
         node: Any = HydraConfig.get()
         folder = _folder(node)
@@ -259,7 +259,7 @@ def composed_job(cfg: DictConfig, node: Any, config_dir: Path | None) -> tuple[C
         node: Hydra's node of it.
         config_dir: folder with additional options.
     """
-    from lrflow.config.composition import job_of_sweep
+    from lrflow.config.composition.compose import job_of_sweep
 
     overrides = [Override.read(text) for text in _typed(node)]
     return job_of_sweep(cfg, node, overrides, config_dir), overrides
@@ -269,7 +269,7 @@ def is_trial_of_lrflow() -> bool:
     """Return whether lrflow's own sweeper started the current job."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lrflow.config.sweep_schema import TARGET
+    from lrflow.config.schemas.sweep import TARGET
 
     return bool(HydraConfig.get().sweeper._target_ == TARGET)
 

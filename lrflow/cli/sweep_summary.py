@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrflow.cli.errors import console
-from lrflow.config.overrides import values_of
+from lrflow.config.composition.overrides import values_of
 from lrflow.display import Grid, grid_width
 from lrflow.errors import LrflowError, nearest
 from lrflow.finding import Finding, kinds_of, read_findings, spoken

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lrflow.imports import lazily
 
 if TYPE_CHECKING:
-    from lrflow.config.composition import compose
+    from lrflow.config.composition.compose import compose
     from lrflow.config.config import Config
     from lrflow.config.length import declared_horizon
     from lrflow.config.saved import load_config, save_config
@@ -28,7 +28,7 @@ __getattr__ = lazily(
     __name__,
     {
         "Config": "config",
-        "compose": "composition",
+        "compose": "composition.compose",
         "declared_horizon": "length",
         "instantiate": "targets",
         "load_config": "saved",

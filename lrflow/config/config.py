@@ -11,20 +11,18 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig
 from pydantic import Field, PrivateAttr
 
-from lrflow.config import (
-    average_schema,
-    callback_schema,
-    clip_schema,
-    health_schema,
-    logger_schema,
-    run_schema,
-    schema,
-    task_schema,
-)
-from lrflow.config import find_schema as find_schemas
-from lrflow.config import types as f
-from lrflow.config.named_schema import Augmentations
-from lrflow.config.sweep_schema import Trial
+from lrflow.config.schemas import average as average_schema
+from lrflow.config.schemas import callbacks as callback_schema
+from lrflow.config.schemas import clip as clip_schema
+from lrflow.config.schemas import find as find_schemas
+from lrflow.config.schemas import health as health_schema
+from lrflow.config.schemas import loggers as logger_schema
+from lrflow.config.schemas import objects as schema
+from lrflow.config.schemas import run as run_schema
+from lrflow.config.schemas import task as task_schema
+from lrflow.config.schemas import types as f
+from lrflow.config.schemas.named import Augmentations
+from lrflow.config.schemas.sweep import Trial
 from lrflow.metric import Directions
 from lrflow.runs import OUTPUT
 from lrflow.schedules.time import Duration

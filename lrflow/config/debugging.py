@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrflow.config.config import Config
-from lrflow.config.find_schema import RangeFind
 from lrflow.config.length import declared_horizon, makes_groups_in_time, shorten
+from lrflow.config.schemas.find import RangeFind
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several
 from lrflow.limits import is_whole

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from lrflow.config.interpolation import leaves
-from lrflow.config.options import home
+from lrflow.config.composition.interpolation import leaves
+from lrflow.config.composition.options import home
 from lrflow.config.origins import split_key
 from lrflow.errors import Problem, UnknownProblem, did_you_mean, nearest
 

@@ -11,10 +11,10 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from lrflow.config.composition import composer
-from lrflow.config.interpolation import resolve_hydra_and_now
-from lrflow.config.options import ACROSS_GROUPS
-from lrflow.config.overrides import Override
+from lrflow.config.composition.compose import composer
+from lrflow.config.composition.interpolation import resolve_hydra_and_now
+from lrflow.config.composition.options import ACROSS_GROUPS
+from lrflow.config.composition.overrides import Override
 from lrflow.config.validation import META
 
 _NOT_OF_THE_JOB = (META, "hydra", "trial", "resume", "output", "against")

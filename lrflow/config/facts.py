@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lrflow.config.batch_checks import check_batches
+from lrflow.config.checks.batches import check_batches
+from lrflow.config.checks.pretrained import HUGGINGFACE
+from lrflow.config.checks.written_paths import path_problem, stays_inside
 from lrflow.config.config import Config
 from lrflow.config.objective import loss_of
 from lrflow.config.packages import check_parquet, is_installed, missing_package
-from lrflow.config.pretrained import HUGGINGFACE
-from lrflow.config.written_paths import path_problem, stays_inside
 from lrflow.data.splits import HeldOut, is_share
 from lrflow.errors import ConfigError, Problem
 from lrflow.hub import package_named

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import lrflow
-from lrflow.config.options import home
+from lrflow.config.composition.options import home
 from lrflow.config.packages import trusted
 from lrflow.errors import ConfigError, LrflowError, first_named, written
 from lrflow.imports import missing_requirement

@@ -12,9 +12,18 @@ from pydantic import BaseModel
 
 from lrflow.clip.limits import LIMITS as CLIP_LIMITS
 from lrflow.config.annotations import NODE, Annotation, limit_of
+from lrflow.config.checks.nodes import PASSED
+from lrflow.config.composition.option_files import Use, read_option, uses_in
+from lrflow.config.composition.options import (
+    ACROSS_GROUPS,
+    COMBINED,
+    OF_RECIPES,
+    Catalogue,
+    Option,
+    definition_of,
+    shipped_files,
+)
 from lrflow.config.config import Config
-from lrflow.config.detector_limits import LIMITS as DETECTOR_LIMITS
-from lrflow.config.field_checks import any_of
 from lrflow.config.json_types import (
     DEFINITIONS,
     INTERPOLATION,
@@ -26,23 +35,14 @@ from lrflow.config.json_types import (
     rest_of,
     tag_of,
 )
-from lrflow.config.nodes import PASSED
-from lrflow.config.option_files import Use, read_option, uses_in
-from lrflow.config.options import (
-    ACROSS_GROUPS,
-    COMBINED,
-    OF_RECIPES,
-    Catalogue,
-    Option,
-    definition_of,
-    shipped_files,
-)
-from lrflow.config.ranges import field_of
-from lrflow.config.schema import Node
+from lrflow.config.schemas.detector_limits import LIMITS as DETECTOR_LIMITS
+from lrflow.config.schemas.field_checks import any_of
+from lrflow.config.schemas.objects import Node
+from lrflow.config.schemas.ranges import field_of
+from lrflow.config.schemas.sweep import SWEEP_RECORD, Sweep, SweepRecord
+from lrflow.config.schemas.types import INTERVAL
 from lrflow.config.signatures import attributes_in_source, docstring_in_source, named_in_source
-from lrflow.config.sweep_schema import SWEEP_RECORD, Sweep, SweepRecord
 from lrflow.config.targets import CONTROLS
-from lrflow.config.types import INTERVAL
 from lrflow.config.validation import META
 from lrflow.feedback.limits import BOUNDS, LIMITS
 from lrflow.optimizers.traits import Traits, traits_named

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, Discriminator, Tag
 
-from lrflow.config.field_checks import BeforeValidator, Json, any_of
+from lrflow.config.schemas.field_checks import BeforeValidator, Json, any_of
 from lrflow.schedules import Duration
 
 INTERPOLATION = {"$ref": "#/definitions/interpolation"}

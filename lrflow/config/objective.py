@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lrflow.config.annotations import check_value
+from lrflow.config.checks.nodes import annotated
 from lrflow.config.config import Config
-from lrflow.config.nodes import annotated
 from lrflow.config.signatures import named_in_source
 from lrflow.config.targets import locate
 from lrflow.errors import ConfigError, Problem, did_you_mean

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from lrflow import files
 from lrflow.config.config import Config
 from lrflow.config.saved import config_text
-from lrflow.config.schema import AUTO
+from lrflow.config.schemas.objects import AUTO
 from lrflow.config.validation import META
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.runs import RunFolder, newest_checkpoint

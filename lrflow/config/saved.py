@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import lrflow
+from lrflow.config.composition.options import ACROSS_GROUPS, COMBINED, Catalogue
+from lrflow.config.composition.overrides import Override
 from lrflow.config.config import Config
 from lrflow.config.debugging import smoke_run
 from lrflow.config.earlier import as_now
 from lrflow.config.failures import one_line
-from lrflow.config.options import ACROSS_GROUPS, COMBINED, Catalogue
 from lrflow.config.origins import READ_ERRORS, as_yaml, schema_line, yaml_problem
-from lrflow.config.overrides import Override
-from lrflow.config.task_schema import OF_A_RUN
+from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.validation import META, record_of, record_problems, validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import is_file, is_folder, write_whole

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lrflow.config.interpolation import leaves
+from lrflow.config.composition.interpolation import leaves
 from lrflow.errors import Problem
 from lrflow.redaction import MASK, is_secret_name, redact, redactor, without_named, without_password
 

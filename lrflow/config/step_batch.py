@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lrflow.config.config import Config
-from lrflow.config.find_schema import BatchSizeFind
-from lrflow.config.task_schema import OF_A_RUN
+from lrflow.config.schemas.find import BatchSizeFind
+from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan.batch_scaling import BatchScaling, StepBatch
 

@@ -10,19 +10,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from lrflow.config.checks import check_config
+from lrflow.config.checks.keys import check_config
+from lrflow.config.checks.metrics import check_modes, directions_of, fill_modes
+from lrflow.config.checks.pretrained import fill_architecture
+from lrflow.config.composition.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of, untagged
 from lrflow.config.facts import fill_facts
-from lrflow.config.find_schema import RangeFind
-from lrflow.config.interpolation import leaves, resolve, resolve_hydra_and_now
-from lrflow.config.metric_checks import check_modes, directions_of, fill_modes
 from lrflow.config.origins import short_path, touches
-from lrflow.config.pretrained import fill_architecture
-from lrflow.config.schema import AUTO, Rules
+from lrflow.config.schemas.find import RangeFind
+from lrflow.config.schemas.objects import AUTO, Rules
+from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.config.step_batch import divide_batch, fill_accumulation
-from lrflow.config.task_schema import OF_A_RUN
 from lrflow.errors import ConfigError, Problem
 from lrflow.redaction import redactor
 

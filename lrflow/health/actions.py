@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from lrflow.config import Config
-from lrflow.config.health_schema import ADJUSTMENTS, NOTICEABLE, Health, OwnResponse
+from lrflow.config.schemas.health import ADJUSTMENTS, NOTICEABLE, Health, OwnResponse
 from lrflow.finding import Finding, spoken
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon

@@ -10,10 +10,10 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lrflow.config import Config, locate
-from lrflow.config.average_schema import SWA, averaging_of
-from lrflow.config.metric_checks import guessed_modes
+from lrflow.config.checks.metrics import guessed_modes
+from lrflow.config.checks.warnings import warnings_before_start
+from lrflow.config.schemas.average import SWA, averaging_of
 from lrflow.config.step_batch import batch_scaling, step_batch
-from lrflow.config.warnings import warnings_before_start
 from lrflow.optimizers.routed import route_key
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lrflow.config.health_schema import OwnResponse
+from lrflow.config.schemas.health import OwnResponse
 from lrflow.finding import Finding
 from lrflow.health.detector import Detector
 from lrflow.health.history import History

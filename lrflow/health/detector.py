@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 
 import pytorch_lightning as pl
 
-from lrflow.config.health_schema import OwnResponse, Response
+from lrflow.config.schemas.health import OwnResponse, Response
 from lrflow.errors import LrflowError
 from lrflow.finding import Finding
 from lrflow.health.actions import Actions

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lrflow.config.health_schema import OwnResponse, Response
+from lrflow.config.schemas.health import OwnResponse, Response
 from lrflow.finding import Finding
 from lrflow.health.course import OVERFLOW, Course
 from lrflow.health.detector import Detector

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.config import Config, instantiate
-from lrflow.config.checks import settings_of
+from lrflow.config.checks.keys import settings_of
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
 from lrflow.health.actions import Actions

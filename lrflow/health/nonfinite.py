@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from lrflow.config.health_schema import Action
+from lrflow.config.schemas.health import Action
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding
 from lrflow.training.block import Block

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from lrflow.config import Config
-from lrflow.config.health_schema import Skip
+from lrflow.config.schemas.health import Skip
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from lrflow.config import load_config
+from lrflow.config.composition.options import ACROSS_GROUPS
+from lrflow.config.composition.overrides import Override
 from lrflow.config.differences import OwnSettings
-from lrflow.config.options import ACROSS_GROUPS
-from lrflow.config.overrides import Override
 from lrflow.errors import LrflowError
 from lrflow.redaction import redact, redact_text
 from lrflow.reports.runs import Run, leaves, written

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from lrflow.config.options import changes_training
+from lrflow.config.composition.options import changes_training
+from lrflow.config.composition.overrides import values_of
 from lrflow.config.origins import READ_ERRORS, read_yaml
-from lrflow.config.overrides import values_of
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.finding import Finding, kinds_of, read_findings
 from lrflow.metric import Metric

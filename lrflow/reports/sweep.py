@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.config.literal import in_shell
+from lrflow.config.composition.literal import in_shell
 from lrflow.errors import LrflowError
 from lrflow.finding import spoken
 from lrflow.reports.page import Cell, Fact, Page

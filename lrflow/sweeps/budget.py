@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 
-from lrflow.config.types import seconds_of
+from lrflow.config.schemas.types import seconds_of
 
 _KEY = "session "
 """Start of the attributes of a study that hold when a process was running the sweep: its first and last second."""

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrflow.config.options import changes_training
+from lrflow.config.composition.options import changes_training
+from lrflow.config.composition.overrides import Override, values_of
 from lrflow.config.origins import READ_ERRORS, read_yaml
-from lrflow.config.overrides import Override, values_of
 from lrflow.config.secrets import MASK
 from lrflow.config.validation import AUTO, META, record_problems
 from lrflow.errors import ConfigError, LrflowError, Problem

@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lrflow.config.overrides import values_of
-from lrflow.config.sweep_schema import Sweep
+from lrflow.config.composition.overrides import values_of
+from lrflow.config.schemas.sweep import Sweep
 from lrflow.display import QuietConsole
 from lrflow.outcome import STATUSES
 from lrflow.runs import RunFolder

@@ -12,7 +12,7 @@ from lrflow.errors import PrunedError
 from lrflow.sweeps.study import open_storage, quiet_optuna
 
 if TYPE_CHECKING:
-    from lrflow.config.sweep_schema import Pruning, Trial
+    from lrflow.config.schemas.sweep import Pruning, Trial
 
 WHOLE = 1000
 """The length of every run in the study. Reports are in thousandths of a run, so that unequal lengths are comparable."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrflow.config.literal import in_shell
+from lrflow.config.composition.literal import in_shell
 from lrflow.errors import did_you_mean, nearest
 from lrflow.files import write_whole
 from lrflow.finding import kinds_of, read_findings

@@ -9,8 +9,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lrflow.config.overrides import quoted
-from lrflow.config.sweep_schema import Sweep
+from lrflow.config.composition.overrides import quoted
+from lrflow.config.schemas.sweep import Sweep
 from lrflow.errors import PrunedError
 from lrflow.outcome import Outcome
 from lrflow.sweeps.outcomes import recorded_runs

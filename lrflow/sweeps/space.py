@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 from hydra.errors import HydraException
 
-from lrflow.config.grammar import axis_problem, check_count
-from lrflow.config.overrides import Override
+from lrflow.config.composition.grammar import axis_problem, check_count
+from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError, Problem, did_you_mean
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 import lrflow
 from lrflow.config.origins import READ_ERRORS, schema_line, yaml_problem
 from lrflow.config.packages import missing_package
-from lrflow.config.sweep_schema import SWEEP_RECORD, Sweep
+from lrflow.config.schemas.sweep import SWEEP_RECORD, Sweep
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import lock, name_of_broken, write_whole
 from lrflow.redaction import redact, redactor

@@ -16,11 +16,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 
-from lrflow.config.interpolation import resolve
-from lrflow.config.literal import how_to_resume, in_shell
-from lrflow.config.overrides import Override
-from lrflow.config.sweep_schema import Sweep
-from lrflow.config.types import seconds_of
+from lrflow.config.composition.interpolation import resolve
+from lrflow.config.composition.literal import how_to_resume, in_shell
+from lrflow.config.composition.overrides import Override
+from lrflow.config.schemas.sweep import Sweep
+from lrflow.config.schemas.types import seconds_of
 from lrflow.errors import ConfigError, LrflowError, Problem, ProcessDiedError, SignalReceived, StoppedError
 from lrflow.metric import Directions, Metric
 from lrflow.outcome import Outcome

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lrflow.config import Config, load_config
+from lrflow.config.composition.overrides import Override
 from lrflow.config.differences import OwnSettings, composed, differences
 from lrflow.config.origins import as_yaml, schema_line
-from lrflow.config.overrides import Override
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
 from lrflow.files import write_whole

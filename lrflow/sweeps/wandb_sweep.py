@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lrflow.config.overrides import Override
+from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import write_whole
 from lrflow.redaction import redact

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from lrflow.config import Config, load_config, validate
-from lrflow.config.task_schema import Analyze
+from lrflow.config.schemas.task import Analyze
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.loggers.dashboard import About

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lrflow import assemble
 from lrflow.config import Config, locate
-from lrflow.config.task_schema import Evaluate
+from lrflow.config.schemas.task import Evaluate
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import is_file, is_folder, user_lock, write_json

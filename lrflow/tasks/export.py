@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrflow.config import Config
-from lrflow.config.task_schema import Export
+from lrflow.config.schemas.task import Export
 from lrflow.data import DataModule
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config, save_config, validate
-from lrflow.config.find_schema import BatchSizeFind, RangeFind, StabilityFind
+from lrflow.config.checks.warnings import unused_by_search
+from lrflow.config.schemas.find import BatchSizeFind, RangeFind, StabilityFind
 from lrflow.config.targets import optimizer_traits
-from lrflow.config.warnings import unused_by_search
 from lrflow.display import Grid, QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.launch import rank

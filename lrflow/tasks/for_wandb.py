@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from lrflow.config import Config
-from lrflow.config.logger_schema import Wandb
 from lrflow.config.packages import is_installed, missing_package
+from lrflow.config.schemas.loggers import Wandb
 from lrflow.errors import LrflowError, Problem
 from lrflow.loggers.wandb_access import resolve_mode
 from lrflow.sweeps.results import SweepResults

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 from rich.table import Table
 
 from lrflow.config import Config, locate
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.options import Catalogue
 from lrflow.config.origins import read_yaml
+from lrflow.config.schemas.task import Merge
 from lrflow.config.targets import optimizer_traits
-from lrflow.config.task_schema import Merge
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import remove_parts

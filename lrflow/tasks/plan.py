@@ -15,10 +15,10 @@ import pytorch_lightning as pl
 from lrflow import assemble
 from lrflow.callbacks import early_ends
 from lrflow.config import Config, declared_horizon, load_config, locate, validate
-from lrflow.config.average_schema import averaging_of
-from lrflow.config.checks import settings_of
+from lrflow.config.checks.keys import settings_of
 from lrflow.config.failures import one_line
-from lrflow.config.find_schema import StabilityFind
+from lrflow.config.schemas.average import averaging_of
+from lrflow.config.schemas.find import StabilityFind
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder

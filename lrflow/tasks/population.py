@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from lrflow.config import Config
-from lrflow.config.task_schema import Train
+from lrflow.config.schemas.task import Train
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.loggers.loggers import abandon_loggers, close_loggers

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrflow import assemble
 from lrflow.config import Config
-from lrflow.config.task_schema import Predict
+from lrflow.config.schemas.task import Predict
 from lrflow.data import DataModule
 from lrflow.display import QuietConsole
 from lrflow.errors import LrflowError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrflow.config.task_schema import Predict
+from lrflow.config.schemas.task import Predict
 from lrflow.data import DataModule
 from lrflow.data.text.tokenization import UnknownCharacterError
 from lrflow.display import QuietConsole

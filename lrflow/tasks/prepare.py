@@ -15,9 +15,9 @@ from rich.console import Console
 from lrflow import assemble
 from lrflow.callbacks import early_ends, time_limit
 from lrflow.config import Config
-from lrflow.config.average_schema import averaging_of
-from lrflow.config.checks import settings_of
-from lrflow.config.compatibility import check_combination
+from lrflow.config.checks.compatibility import check_combination
+from lrflow.config.checks.keys import settings_of
+from lrflow.config.schemas.average import averaging_of
 from lrflow.errors import ConfigError
 from lrflow.health.actions import make_adjustments, report_earlier_factors
 from lrflow.health.advice import report_advice

@@ -22,7 +22,7 @@ from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
 from lrflow.wording import counted
 
 if TYPE_CHECKING:
-    from lrflow.config.sweep_schema import Trial
+    from lrflow.config.schemas.sweep import Trial
 
 
 def pruning_callbacks(

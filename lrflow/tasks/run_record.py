@@ -20,8 +20,8 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from rich.console import Console
 
 from lrflow.config import Config, locate, save_config
+from lrflow.config.composition.overrides import Override
 from lrflow.config.failures import failure
-from lrflow.config.overrides import Override
 from lrflow.config.secrets import shown_config
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.health.advice import plan_extras

@@ -14,8 +14,8 @@ from pytorch_lightning.loggers import Logger
 
 from lrflow import assemble, stops
 from lrflow.config import Config, locate
+from lrflow.config.schemas.task import Train
 from lrflow.config.targets import optimizer_traits
-from lrflow.config.task_schema import Train
 from lrflow.display import QuietConsole
 from lrflow.launch import rank
 from lrflow.loggers.loggers import close_loggers

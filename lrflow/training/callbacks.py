@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import DeviceStatsMonitor, Timer
 
 from lrflow.config import Config, instantiate
-from lrflow.config.callbacks import refused
+from lrflow.config.checks.callbacks import refused
 from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.training.monitor import Monitor

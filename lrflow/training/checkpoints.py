@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from lrflow.config.checkpoint_names import NamePattern
-from lrflow.config.literal import in_shell
+from lrflow.config.composition.literal import in_shell
 from lrflow.errors import LrflowError, SettingError, StoppedError
 from lrflow.files import copy_whole, remove_parts, set_aside
 from lrflow.loggers.loggers import drop_rows_from

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from lrflow.config.health_schema import OwnResponse
+from lrflow.config.schemas.health import OwnResponse
 from lrflow.errors import DivergedError
 from lrflow.finding import Finding, read_findings
 from lrflow.runs import FINDINGS

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lrflow.augment.base import Augmented, Pipeline
 from lrflow.config import Config, instantiate
-from lrflow.config.batch_checks import run_loss, targets_of_data
-from lrflow.config.checks import needs_workers
+from lrflow.config.checks.batches import run_loss, targets_of_data
+from lrflow.config.checks.keys import needs_workers
 from lrflow.config.objective import outputs_of
-from lrflow.config.schema import Data, Loader
+from lrflow.config.schemas.objects import Data, Loader
 from lrflow.data import is_ordered, ordered
 from lrflow.data.order import collate_whole
 from lrflow.data.sampling import sampled

@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from lrflow.config import Config
-from lrflow.config.average_schema import NoAverage
 from lrflow.config.debugging import makes_short_runs
-from lrflow.config.schema import NoFeedback
+from lrflow.config.schemas.average import NoAverage
+from lrflow.config.schemas.objects import NoFeedback
 from lrflow.config.targets import locate, optimizer_traits
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.feedback import MetricFeedback

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lrflow.config import Config
-from lrflow.config.compatibility import check_optimizer
+from lrflow.config.checks.compatibility import check_optimizer
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.optimizers import traits_of

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.compatibility import table_of
+from lrflow.config.checks.compatibility import table_of
 from lrflow.config.targets import with_arguments
 from lrflow.display import Grid
 from lrflow.errors import ConfigError

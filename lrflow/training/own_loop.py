@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from lrflow.config.options import Catalogue
-from lrflow.config.schema import Rules
+from lrflow.config.composition.options import Catalogue
+from lrflow.config.schemas.objects import Rules
 from lrflow.config.targets import instantiate, locate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, Rule, RuleMaker, resolve

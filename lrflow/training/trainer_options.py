@@ -10,8 +10,8 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from pytorch_lightning.strategies import Strategy
 
 from lrflow.config import Config, instantiate
-from lrflow.config.schema import Node
-from lrflow.config.types import seconds_of
+from lrflow.config.schemas.objects import Node
+from lrflow.config.schemas.types import seconds_of
 from lrflow.errors import ConfigError, Problem
 
 PROFILERS: dict[str, type[Profiler]] = {

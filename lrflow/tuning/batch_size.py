@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lrflow import assemble
 from lrflow.config import Config
-from lrflow.config.average_schema import averaging_of
 from lrflow.config.failures import is_out_of_memory
-from lrflow.config.find_schema import BatchSizeFind
+from lrflow.config.schemas.average import averaging_of
+from lrflow.config.schemas.find import BatchSizeFind
 from lrflow.config.targets import takes
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.config import Config
-from lrflow.config.find_schema import RangeFind
+from lrflow.config.schemas.find import RangeFind
 from lrflow.memory import freed_after
 from lrflow.metric import LOSS, TRAIN_LOSS, is_validation
 from lrflow.schedules import Horizon

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 
 from lrflow import assemble
 from lrflow.config import Config, locate
-from lrflow.config.find_schema import RangeFind
+from lrflow.config.schemas.find import RangeFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_whole

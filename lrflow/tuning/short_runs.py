@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 
 from lrflow import assemble
 from lrflow.config import Config
-from lrflow.config.checks import settings_of
-from lrflow.config.compatibility import check_combination
+from lrflow.config.checks.compatibility import check_combination
+from lrflow.config.checks.keys import settings_of
 from lrflow.errors import ConfigError, EndedEarlyError
 from lrflow.layers import Group, merge
 from lrflow.plan import Plan

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lrflow import assemble
 from lrflow.config import Config
-from lrflow.config.compatibility import check_combination
-from lrflow.config.find_schema import StabilityFind
+from lrflow.config.checks.compatibility import check_combination
+from lrflow.config.schemas.find import StabilityFind
 from lrflow.display import Grid
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.files import write_json

@@ -14,11 +14,11 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import optimizer as optimizer_hooks
 
 from lrflow.config import Config, locate
-from lrflow.config.average_schema import NoAverage
-from lrflow.config.health_schema import ADJUSTMENTS
-from lrflow.config.schema import NoFeedback
+from lrflow.config.schemas.average import NoAverage
+from lrflow.config.schemas.health import ADJUSTMENTS
+from lrflow.config.schemas.objects import NoFeedback
+from lrflow.config.schemas.task import Train
 from lrflow.config.targets import optimizer_traits
-from lrflow.config.task_schema import Train
 from lrflow.data import DataModule
 
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # members may differ in these

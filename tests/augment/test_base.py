@@ -15,7 +15,7 @@ from lrflow import assemble
 from lrflow.augment import Augmentation, FlipCrop, MixUp, RandAugment
 from lrflow.augment.base import Augmented, Pipeline
 from lrflow.config import compose
-from lrflow.config.schema import Data
+from lrflow.config.schemas.objects import Data
 from lrflow.data import Digits, ordered
 from lrflow.data.digits import MEAN, STD
 from lrflow.data.order import collate_whole

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lrflow.cli import main
 from lrflow.cli.sweep_check import CheckedJobs
 from lrflow.config import compose
+from lrflow.config.composition.overrides import Override
 from lrflow.config.config import Config
-from lrflow.config.overrides import Override
 from lrflow.schedules import Duration, Schedule
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lrflow.cli import main
-from lrflow.config.options import GROUPS, Catalogue
+from lrflow.config.composition.options import GROUPS, Catalogue
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:

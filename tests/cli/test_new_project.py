@@ -13,8 +13,8 @@ from schemas import against
 
 from lrflow.cli import main
 from lrflow.cli.subcommands import SUBCOMMANDS
-from lrflow.config.option_files import read_option
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.option_files import read_option
+from lrflow.config.composition.options import Catalogue
 
 
 def test_a_new_project_passes_its_tests_and_trains(

@@ -7,8 +7,8 @@ import pytest
 from schemas import against
 
 from lrflow.config import Config, compose
+from lrflow.config.composition.options import Catalogue
 from lrflow.config.json_schema import json_schema
-from lrflow.config.options import Catalogue
 from lrflow.errors import ConfigError, Problem
 
 

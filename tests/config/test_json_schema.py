@@ -15,10 +15,10 @@ import yaml
 from schemas import against
 
 from lrflow.cli import main
+from lrflow.config.composition.option_files import read_option
+from lrflow.config.composition.options import ACROSS_GROUPS, Catalogue, Option, definition_of, home
 from lrflow.config.json_schema import json_schema
-from lrflow.config.option_files import read_option
-from lrflow.config.options import ACROSS_GROUPS, Catalogue, Option, definition_of, home
-from lrflow.config.sweep_schema import SWEEP_RECORD
+from lrflow.config.schemas.sweep import SWEEP_RECORD
 
 CATALOGUE = Catalogue()
 OLDER_RUNS = Path(__file__).parents[1] / "older_runs"

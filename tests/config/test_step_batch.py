@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lrflow.cli import main
 from lrflow.config import compose, declared_horizon
-from lrflow.config.compatibility import check_combination
+from lrflow.config.checks.compatibility import check_combination
 from lrflow.config.step_batch import batch_scaling
 from lrflow.errors import ConfigError
 from lrflow.plan.batch_scaling import BatchScaling, StepBatch

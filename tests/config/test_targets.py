@@ -10,9 +10,9 @@ import torch
 
 from lrflow.cli.command import main
 from lrflow.config import compose, instantiate, locate
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.options import Catalogue
 from lrflow.config.packages import EXTRAS, read_names, trust_packages, trusted
-from lrflow.config.schema import Data
+from lrflow.config.schemas.objects import Data
 from lrflow.config.targets import check_arguments, check_name
 from lrflow.errors import ConfigError
 from lrflow.optimizers.traits import package_of

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lrflow.config import Config, compose, validate
-from lrflow.config.interpolation import leaves
-from lrflow.config.options import GROUPS, Catalogue
-from lrflow.config.overrides import Override, read_overrides
+from lrflow.config.composition.interpolation import leaves
+from lrflow.config.composition.options import GROUPS, Catalogue
+from lrflow.config.composition.overrides import Override, read_overrides
 from lrflow.errors import ConfigError
 
 KEYS = [key for key, _ in leaves(OmegaConf.to_container(compose().source)) if "[" not in key]

@@ -18,12 +18,12 @@ from lrflow.cli.arguments import parse
 from lrflow.cli.command import _require_multirun
 from lrflow.cli.sweep_check import check_sweep
 from lrflow.config import Config
-from lrflow.config.composition import Composer, checked, composer
+from lrflow.config.checks.warnings import warnings_before_start
+from lrflow.config.composition.compose import Composer, checked, composer
+from lrflow.config.composition.options import Catalogue
+from lrflow.config.composition.overrides import expand, read_overrides
 from lrflow.config.length import declared_horizon
-from lrflow.config.options import Catalogue
-from lrflow.config.overrides import expand, read_overrides
 from lrflow.config.saved import pinned
-from lrflow.config.warnings import warnings_before_start
 from lrflow.errors import ConfigError, Problem
 
 CATALOGUE = Catalogue()

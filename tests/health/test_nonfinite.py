@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrflow.config.health_schema import Action
+from lrflow.config.schemas.health import Action
 from lrflow.errors import LrflowError
 from lrflow.finding import Finding
 from lrflow.health import DivergedError, NonFinite

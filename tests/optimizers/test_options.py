@@ -14,7 +14,7 @@ from torch import nn
 
 from lrflow.assemble import make_optimizer
 from lrflow.config import compose
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.options import Catalogue
 from lrflow.layers import Rule, resolve
 from lrflow.tasks import train
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lrflow.config import compose, locate
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.options import Catalogue
 from lrflow.config.origins import read_yaml
 from lrflow.config.packages import trust_packages
 from lrflow.config.targets import check_arguments, optimizer_traits

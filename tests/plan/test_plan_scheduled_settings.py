@@ -18,7 +18,7 @@ from rich.console import Console
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 import lrflow.plan.lr_scheduler as module
-from lrflow.config.options import home
+from lrflow.config.composition.options import home
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer

@@ -10,7 +10,7 @@ import pytest
 
 from lrflow.cli.jobs import run_task
 from lrflow.config import compose
-from lrflow.config.options import recipes
+from lrflow.config.composition.options import recipes
 from lrflow.data.fashion_mnist import fashion_mnist
 from lrflow.data.fashion_mnist import files as fashion_mnist_files
 from lrflow.runs import RunFolder

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lrflow.config import compose
-from lrflow.config.options import home
+from lrflow.config.composition.options import home
 from lrflow.runs import RunFolder
 from lrflow.tasks.plan import compile_plan, read_plan
 

@@ -8,7 +8,7 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import best_match
 
-from lrflow.config.options import definition_of
+from lrflow.config.composition.options import definition_of
 
 
 def against(schema: dict[str, Any]) -> Callable[..., str]:

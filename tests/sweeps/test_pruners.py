@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from lrflow.cli import main
-from lrflow.config.sweep_schema import Pruning, Trial
+from lrflow.config.schemas.sweep import Pruning, Trial
 from lrflow.sweeps.pruners import Reporter, make_pruner, rungs
 from lrflow.sweeps.study import JOURNAL, open_storage
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lrflow.config.overrides import Override
+from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError
 from lrflow.sweeps.space import Space, read_space
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lrflow.config.overrides import Override
+from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError, LrflowError
 from lrflow.sweeps.samplers import GridSampler, make_sampler
 from lrflow.sweeps.space import Space, read_space

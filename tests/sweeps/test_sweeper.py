@@ -22,7 +22,7 @@ import yaml
 
 from lrflow.cli import main
 from lrflow.config import Config, compose, save_config
-from lrflow.config.hydra_section import check_sweeper
+from lrflow.config.checks.hydra_section import check_sweeper
 from lrflow.errors import ConfigError, DivergedError, LrflowError, Problem, PrunedError, StoppedError
 from lrflow.outcome import STATUSES, Outcome
 from lrflow.runs import RunFolder

@@ -14,8 +14,8 @@ import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from lrflow.config.overrides import Override
-from lrflow.config.sweep_schema import Sweep
+from lrflow.config.composition.overrides import Override
+from lrflow.config.schemas.sweep import Sweep
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.sweeps.folders import ended_run

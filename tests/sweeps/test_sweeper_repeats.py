@@ -19,7 +19,7 @@ import pytest
 
 from lrflow.cli import main
 from lrflow.config import Config
-from lrflow.config.hydra_section import check_sweeper, repeats_problems
+from lrflow.config.checks.hydra_section import check_sweeper, repeats_problems
 from lrflow.errors import DivergedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from lrflow import stops
-from lrflow.config.literal import how_to_resume
-from lrflow.config.overrides import Override
-from lrflow.config.sweep_schema import Sweep
+from lrflow.config.composition.literal import how_to_resume
+from lrflow.config.composition.overrides import Override
+from lrflow.config.schemas.sweep import Sweep
 from lrflow.errors import LrflowError, SignalReceived, StoppedError
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder

@@ -7,7 +7,7 @@ import pytest
 
 from lrflow.cli import main
 from lrflow.config import Config, compose, save_config
-from lrflow.config.options import Catalogue
+from lrflow.config.composition.options import Catalogue
 from lrflow.config.origins import MODELINE, SCHEMA
 from lrflow.metric import Metric
 from lrflow.runs import RunFolder

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 
 from lrflow.config import compose
-from lrflow.config.warnings import unused_keys
+from lrflow.config.checks.warnings import unused_keys
 from lrflow.errors import ConfigError
 from lrflow.health import Watched
 from lrflow.health.monitors import build_monitors

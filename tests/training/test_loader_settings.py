@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from lrflow.config.schema import Data
+from lrflow.config.schemas.objects import Data
 from lrflow.errors import ConfigError
 from lrflow.training.loader_settings import configure_loaders
 from lrflow.training.loaders import order_loaders

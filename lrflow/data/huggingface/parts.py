@@ -51,7 +51,7 @@ class PreparedSet:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a config has to know before the data is read: see `lrflow.config.schema.Facts`."""
+        """What a config has to know before the data is read: see `lrflow.config.schemas.objects.Facts`."""
         target, kept = self.layout["target"], self.layout["input"]
         found: dict[str, Any] = {"examples": sum(map(len, self.rows.values())), "shape": list(self.layout["shape"])}
         classes = len(target["classes"])

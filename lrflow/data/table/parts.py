@@ -160,7 +160,7 @@ class PreparedTable:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a config has to know before the data is read: see `lrflow.config.schema.Facts`."""
+        """What a config has to know before the data is read: see `lrflow.config.schemas.objects.Facts`."""
         target = self.layout["target"]
         classes = len(target["classes"])
         return {

@@ -44,7 +44,7 @@ class PreparedText:
         targets: class numbers int64 [documents]; empty for a language model.
         rows: of each part, the indices of its examples.
         layout: what is fitted to the training part.
-        facts: what a config has to know before the data is read; see `lrflow.config.schema.Facts`.
+        facts: what a config has to know before the data is read; see `lrflow.config.schemas.objects.Facts`.
         sizes: what is held out for `val` and `test`, in the unit of `data.val_size`.
         counts: numbers for people: documents and tokens by part, tokens that fill no sequence, documents cut, ...
         skipped: the number of documents that were left out, by the reason.
