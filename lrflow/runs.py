@@ -333,6 +333,7 @@ def _report_torn(path: Path, unique: Path) -> None:
     log.warning("%s is incomplete, as after a loss of power; it counts as missing", path)
 
 
+@cache
 def _version(package: str) -> str | None:
     from importlib import metadata
 

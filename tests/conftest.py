@@ -11,6 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
+from importlib import metadata
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,10 @@ os.environ["WANDB_MODE"] = "offline"
 # What is written survives a kill without it, no test cuts the power, and each call waits for the disk.
 os.fsync = lambda descriptor: None
 
+# Each of Lightning's Trainers reads the metadata of all installed packages: most of the time that it takes to make one.
+_entry_points = cache(lambda path, **of: entry_points(**of))
+metadata.entry_points = lambda **of: _entry_points(tuple(sys.path), **of)
+
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("lrflow", deadline=None)
 settings.load_profile("lrflow")
@@ -38,7 +45,6 @@ gc.disable()  # until all is imported
 
 def pytest_collection_finish() -> None:
     """Leave the imported modules out of garbage collections, which would look through them again and again."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(5000, 20, 20)
     gc.enable()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
+from functools import lru_cache
+from types import FunctionType, MappingProxyType
 from typing import Any, Literal, get_args
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
@@ -337,6 +338,17 @@ def _with_own(made: Any, own: Any, traits: Traits, key: str) -> Traits:
 
 
 def _parameters(made: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a function, class or other callable; none for None and built-in functions."""
+    return _arguments(made) if isinstance(made, FunctionType) else _read_arguments(made)
+
+
+@lru_cache(maxsize=1024)
+def _arguments(made: FunctionType) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a function, read once: a run asks for the traits of its optimizer a dozen times."""
+    return _read_arguments(made)
+
+
+def _read_arguments(made: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(made).parameters if made is not None else {}
     except (TypeError, ValueError):  # built-in functions have no signature
