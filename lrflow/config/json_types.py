@@ -16,7 +16,7 @@ INTERPOLATION = {"$ref": "#/definitions/interpolation"}
 
 DEFINITIONS: dict[str, Any] = {
     "interpolation": {
-        "description": "${key} stands for the value of another key; ??? for one that has to be given.",
+        "description": "${key} stands for the value of a key, ${calc:0.4 / ${key}} for a result; ??? has to be given.",
         "type": "string",
         "pattern": r"\$\{|^\?\?\?$|^[+-]?\d+(_\d+)+$",  # 50_000 is a number in YAML 1.1, and text in editors' YAML 1.2
     }

@@ -104,7 +104,12 @@ def yaml_problem(error: BaseException | None) -> Problem | None:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             mark = error.problem_mark
             message = error.problem if not error.context else f"{error.problem}, {error.context}"
-            return Problem("YAML", f"cannot be read: {message}", where=f"{short_path(Path(mark.name))}:{mark.line + 1}")
+            hint = None
+            if error.problem == "mapping values are not allowed here":
+                hint = "a value with a colon and a space in it needs quotes; ${calc:1 / 2} needs none without the space"
+            return Problem(
+                "YAML", f"cannot be read: {message}", hint=hint, where=f"{short_path(Path(mark.name))}:{mark.line + 1}"
+            )
         error = error.__cause__ or error.__context__
     return None
 

@@ -10,6 +10,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from lrflow.config.checks.hydra_section import nearest_setting
+from lrflow.config.composition.arithmetic import EXPECTED
 from lrflow.config.composition.interpolation import DEEPEST, leaves
 from lrflow.config.composition.options import Catalogue
 from lrflow.config.composition.overrides import Override
@@ -134,6 +135,8 @@ def _of_override(error: BaseException, override: Override, rest: Any) -> Problem
             return Problem(key, message, value, f"write the whole list: {above}=[...]")
         node = node.get(part) if isinstance(node, dict) else None
         above = f"{above}.{part}" if above else part
+    if "BRACE_CLOSE" in reasons and "${calc:" in str(value).replace(" ", ""):
+        return Problem(key, f"is no arithmetic: {EXPECTED}, between braces", value)
     if (expected := _expected(node, value)) is None:
         expected = next((text for pattern, text in _TYPES.items() if re.search(pattern, reasons)), None)
     return Problem(key, expected or f"cannot be set: {reasons}", value)

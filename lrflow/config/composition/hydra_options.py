@@ -16,6 +16,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, ListConfig, _utils, base, grammar_parser, nodes
 
+from lrflow.config.composition.arithmetic import with_quotes
 from lrflow.config.origins import check_aliases
 
 
@@ -77,10 +78,18 @@ def _copy_nodes_directly() -> None:
 
 
 def _parse_once() -> None:
-    """Keep OmegaConf (2.3) from parsing the text of an interpolation again each time that it is read."""
+    """Keep OmegaConf (2.3) from parsing the text of an interpolation again each time that it is read.
+
+    The expressions of `${calc:...}` get the quotes that its grammar needs around parentheses.
+    """
     if not hasattr(grammar_parser.parse, "cache_clear"):
-        parse = lru_cache(maxsize=1024)(grammar_parser.parse)
-        base.parse = _utils.parse = grammar_parser.parse = parse
+        parse = grammar_parser.parse
+
+        @lru_cache(maxsize=1024)
+        def parse_once(text: str, *args: Any, **options: Any) -> Any:
+            return parse(with_quotes(text), *args, **options)
+
+        base.parse = _utils.parse = grammar_parser.parse = parse_once
 
 
 def _limit_aliases() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from lrflow.config.composition.arithmetic import resolve_calc
 from lrflow.config.origins import split_key
-from lrflow.errors import ConfigError, Problem, nearest
+from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.redaction import is_secret_variable, redactor
 
 DEEPEST = 40
@@ -243,6 +244,7 @@ def _environment(name: str, default: Any = _MISSING, *, _node_: Any) -> str | No
 
 
 OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
+OmegaConf.register_new_resolver("calc", resolve_calc, replace=True)
 
 
 def _unresolved(node: DictConfig | ListConfig, name: Any) -> Any:
@@ -258,8 +260,11 @@ def unresolvable(key: str, given: Any, complaint: str) -> Problem:
         return Problem(key, f"the environment variable {name} is not set", given, hint)
     if found := re.search(r"Interpolation key '([^']*)' not found", complaint):
         return Problem(key, f"the config has no {found.group(1)}", given)
+    if found := re.search(r"CalcError raised while resolving interpolation: (.*)", complaint):
+        return Problem(key, found.group(1), given)
     if found := re.search(r"Unsupported interpolation type (\S+)", complaint):
-        return Problem(key, f"there is no resolver {found.group(1)}", given, "use oc.env for environment variables")
+        name, hint = found.group(1), "use oc.env for environment variables, calc for arithmetic"
+        return Problem(key, f"there is no resolver {name}", given, did_you_mean(name, ("calc", "oc.env")) or hint)
     if found := re.search(r"node `([^`]+)` is not a container", complaint):
         return Problem(key, f"refers to a key of {found.group(1)}, which is not a mapping", given)
     if "recursi" in complaint.lower():

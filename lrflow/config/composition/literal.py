@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from lrflow.config.composition.arithmetic import with_quotes_for_hydra
 from lrflow.config.composition.grammar import quoted
 from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError, Problem
@@ -29,7 +30,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./@%+-]+( +[A-Za-z0-9_./@%+-]+)*")  # is the sa
 
 
 def literal_paths(overrides: Iterable[Override], sweep: bool = False) -> list[Override]:
-    """Return the overrides with their paths and names quoted for Hydra, whatever characters these have.
+    """Return the overrides with paths, names and arithmetic quoted for Hydra, whatever characters these have.
 
     A shell takes the quotes of `resume="my run, 2"` away, and Hydra would read two values. A text in quotes of its own
     and one with an interpolation are left to Hydra, unless there is a file of that very name.
@@ -43,6 +44,8 @@ def literal_paths(overrides: Iterable[Override], sweep: bool = False) -> list[Ov
 
 def _literal(override: Override, sweep: bool) -> Override:
     text = override.given
+    if "${calc:" in text.replace(" ", ""):
+        return dataclasses.replace(override, value=with_quotes_for_hydra(text))
     if override.key not in (*PATHS, *NAMES) or not text.strip() or text == "null" or _PLAIN.fullmatch(text):
         return override
     if not _exists(text):
