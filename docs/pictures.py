@@ -26,7 +26,7 @@ from lrflow.plan import Plan, PlanGroup
 from lrflow.plan.figure import arrange, draw
 from lrflow.plan.table import lines
 from lrflow.schedules import Continued, Cosine, Curve, Horizon, Schedule
-from lrflow.schedules.schedule import COOLDOWNS, WARMUPS
+from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
 from lrflow.schedules.serialization import from_spec, to_spec
 from lrflow.tasks.plan import compile_plan
 
@@ -47,7 +47,7 @@ ONE_GROUP = (
 SAMPLES, CLOSE = 41, 2e-3
 """LRs of each line that a picture carries, and how far apart, as a fraction of the highest, they count as equal."""
 
-ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]
+ContinueMode = Literal["keep", "rescale", "extend", "decay_now", "rewarm"]
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def resumed() -> Picture:
         figure = Figure(figsize=(9.6, 3.9), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
         behind, ahead = np.arange(at + 1), np.arange(at, now.steps)
-        colours = ("#009E73", "#0072B2", "#D55E00", "#CC79A7")
+        colours = ("#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00")
         for how, rates, colour in zip(plan.names, plan.lr(ahead).T, colours, strict=True):
             axes.plot(ahead, rates, color=colour, linewidth=1.8, label=f"resume.horizon={how}")
         axes.plot(behind, schedule(behind, before), color=INK, linewidth=1.8, label="before it was resumed")

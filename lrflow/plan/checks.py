@@ -58,6 +58,7 @@ class _Facts:
     end: float = math.nan  # at the step after the last one, where the curve reaches its floor
     short_warmup: str = ""  # the declared warmup if it is less than a step
     declared: int = 0  # jumps inside the run
+    lower: bool = False  # whether the curve was declared so that it may stay below the peak
     frozen: int = 0  # steps before its groups train
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
     looked_at: int = 0  # number of sampled steps; 0: all
@@ -109,7 +110,9 @@ def _peak_reached(facts: _Facts) -> tuple[bool, str]:
     if reached and not facts.frozen:
         return True, at
     highest = f"the highest is {_percent(facts.highest)} of the peak, {at}"
-    return reached, f"{highest}, frozen until step {facts.frozen:,}" if facts.frozen else highest
+    if facts.frozen:
+        return reached, f"{highest}, frozen until step {facts.frozen:,}"
+    return reached or facts.lower, highest
 
 
 def _peak_kept(facts: _Facts) -> tuple[bool, str]:
@@ -193,8 +196,9 @@ def _moves(plan: PlanBase, walked: list[tuple[_Facts, str]]) -> Check:
 def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     """Evaluate the curve at every step of the run, in chunks."""
     phase, unfrozen = schedule.phase(horizon), schedule.without_freezing()
-    ends_at_floor = isinstance(unfrozen, Schedule) and (phase.stop < horizon.steps or unfrozen.shape.lands)
+    ends_at_floor = isinstance(unfrozen, Schedule) and unfrozen.ends_at_floor(horizon)
     facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=schedule.first_step(horizon))
+    facts.lower = schedule.may_stay_below
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
     marks = (phase.start, phase.stop, facts.frozen, *declared)

@@ -11,7 +11,7 @@ from lrflow.imports import np
 from lrflow.plan.averaging import exponent_of
 from lrflow.schedules import Horizon
 from lrflow.schedules.curve import Curve
-from lrflow.schedules.schedule import COOLDOWNS, cooldown
+from lrflow.schedules.ramps import COOLDOWNS, cooldown
 from lrflow.schedules.time import Floats, Phase
 
 FEWEST_STRETCHES = 3

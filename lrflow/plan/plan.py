@@ -13,7 +13,7 @@ from lrflow.plan.diff import PlanDiff
 from lrflow.plan.figure import as_html, plot
 from lrflow.plan.serialization import groups_and_horizon, write_files
 from lrflow.plan.table import PlanTable
-from lrflow.plan.values import PlanBase, PlanGroup, compile_settings
+from lrflow.plan.values import PlanBase, PlanGroup, compile_settings, curves_of
 from lrflow.schedules import Curve, Horizon
 
 if TYPE_CHECKING:
@@ -42,17 +42,18 @@ class Plan(PlanBase):
             settings: of the optimizer, as in its config, with its defaults; `schedule.also` is relative to them.
 
         Raises:
-            ConfigError: a schedule that cannot be converted to steps of this horizon, or a scheduled setting that the
-                optimizer does not have.
+            ConfigError: a schedule that cannot be converted to steps of this horizon, a floor above the peak LR of a
+                group, or a scheduled setting that the optimizer does not have.
         """
-        also = compile_settings(groups, schedule, settings or {})
+        curves = curves_of(groups, schedule)
+        also = compile_settings(groups, curves, settings or {})
         planned = [
             PlanGroup(
                 name=group.name,
                 lr=float(group.lr),
                 scale=float(group.scale),
                 weight_decay=None if group.weight_decay is None else float(group.weight_decay),
-                schedule=group.curve(schedule).split_settings()[0],
+                schedule=curve.split_settings()[0],
                 tensors=group.tensors,
                 parameters=group.numel,
                 frozen=group.frozen,
@@ -60,7 +61,7 @@ class Plan(PlanBase):
                 also=moved,
                 depth=group.depth,
             )
-            for group, moved in zip(groups, also, strict=True)
+            for group, curve, moved in zip(groups, curves, also, strict=True)
         ]
         plan = cls(tuple(planned), horizon)
         every = [*(curve for curve, _ in plan.curves), *(setting.curve for setting, _ in plan.scheduled_settings)]

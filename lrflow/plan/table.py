@@ -19,6 +19,7 @@ from lrflow.display import Grid
 from lrflow.plan.checks import check
 from lrflow.plan.values import PlanBase, PlanSetting
 from lrflow.schedules import Continued, Curve, Duration, Horizon, OwnSteps, Schedule, Unfreezing
+from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.serialization import to_spec
 from lrflow.wording import counted, joined, number
 
@@ -159,6 +160,11 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
             duration: Duration = getattr(schedule, name)
             if horizon is not None and duration.value and not duration.steps(horizon) and name in spec:
                 spec[name] = f"{spec[name]} (less than a step)"
+        for name in ("warmup_start", "floor"):
+            if isinstance(level := getattr(schedule, name), AbsoluteLR):  # the same in groups with other peaks
+                spec[name] = level.declared
+        if horizon is not None and schedule.shape_length is not None and schedule.cut_off(horizon):
+            spec["shape_length"] += " (cut off)"
         return ", ".join(_words(spec.pop("shape")) + _words(spec)[1:])
     return ", ".join(_words(to_spec(schedule)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -212,14 +212,38 @@ class PlanBase:
         }
 
 
+def curves_of(groups: Sequence[Group], schedule: Curve) -> list[Curve]:
+    """Return the curve of each group, in which floors given as an LR are fractions of the group's own peak.
+
+    Args:
+        groups: of the model.
+        schedule: of every group that has none of its own.
+
+    Raises:
+        ConfigError: such a floor is above the peak of a group that trains.
+    """
+    curves: list[Curve] = []
+    problems: dict[str, Problem] = {}
+    for group in groups:
+        curve = group.curve(schedule)
+        try:
+            curves.append(curve if group.frozen else curve.of_peak(float(group.lr)))
+        except ConfigError as error:
+            for problem in error.problems:
+                problems.setdefault(problem.key, replace(problem, message=f"{problem.message}, of {group.name}"))
+    if problems:
+        raise ConfigError(problems.values())
+    return curves
+
+
 def compile_settings(
-    groups: Sequence[Group], schedule: Curve, settings: Mapping[str, Any]
+    groups: Sequence[Group], curves: Sequence[Curve], settings: Mapping[str, Any]
 ) -> list[tuple[PlanSetting, ...]]:
     """Return the scheduled settings of each group.
 
     Args:
         groups: of the model; frozen ones have no scheduled settings.
-        schedule: of every group that has none of its own.
+        curves: of the groups.
         settings: of the main optimizer, as in a config, with its defaults; those of the others under `routes`.
 
     Raises:
@@ -227,7 +251,7 @@ def compile_settings(
     """
     following: list[tuple[ScheduledSetting, list[tuple[int, Curve]]]] = []
     for index, group in enumerate(groups):
-        for entry, curve in () if group.frozen else group.curve(schedule).split_settings()[1]:
+        for entry, curve in () if group.frozen else curves[index].split_settings()[1]:
             members = next((members for other, members in following if other == entry), None)
             if members is None:
                 following.append((entry, members := []))

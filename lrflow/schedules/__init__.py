@@ -20,6 +20,7 @@ from lrflow.schedules.decays import (
     Linear,
     MultiStep,
     Polynomial,
+    Power,
     Rex,
     Step,
     Tanh,
@@ -29,7 +30,7 @@ from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
 
 if TYPE_CHECKING:
     from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
-    from lrflow.schedules.pieces import Function, Piece, Piecewise
+    from lrflow.schedules.pieces import Function, Piece, Piecewise, Product
     from lrflow.schedules.tabulated import Tabulated
     from lrflow.schedules.wrappers import Continued, OfModule, OwnSteps, Unfreezing
 
@@ -58,6 +59,8 @@ __all__ = [
     "Piece",
     "Piecewise",
     "Polynomial",
+    "Power",
+    "Product",
     "Rex",
     "Schedule",
     "ScheduledSetting",
@@ -71,7 +74,7 @@ __all__ = [
 
 __getattr__ = lazily(__name__, {
     "Cyclical": "cycles", "OneCycle": "cycles", "WarmRestarts": "cycles",
-    "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces",
+    "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces", "Product": "pieces",
     "Tabulated": "tabulated",
     "Continued": "wrappers", "OfModule": "wrappers", "OwnSteps": "wrappers", "Unfreezing": "wrappers",
 })  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import replace
 from numbers import Real
 
 from lrflow.errors import ConfigError, Problem, UnknownProblem, did_you_mean
+from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.time import MOST_STEPS, Duration, DurationLike, Horizon
 
 
@@ -56,6 +57,13 @@ class Arguments:
             duration = None
         number = duration.value if duration is not None and duration.unit == "fraction" else value
         return self.number(name, number, 0.0, 1.0)
+
+    def level(self, name: str, value: float | str) -> float:
+        """Return the argument as a share (see `share`), or as an `AbsoluteLR` if it is one (`1e-6 lr`)."""
+        if isinstance(value, AbsoluteLR):
+            return value
+        level = AbsoluteLR.parse(value) if isinstance(value, str) else None
+        return self.share(name, value) if level is None else level
 
     def switch(self, name: str, value: object) -> bool:
         """Return the argument, which must be true or false."""

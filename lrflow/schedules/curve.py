@@ -72,6 +72,19 @@ class Curve(ABC):
         """Return the curve of a group that trains from the first step on."""
         return self
 
+    @property
+    def may_stay_below(self) -> bool:
+        """Whether the curve may stay below the peak over the whole run, as it was declared."""
+        return False
+
+    def of_peak(self, lr: float) -> Curve:
+        """Return the curve of a group with this peak LR, of which levels given as an LR are then known fractions.
+
+        Raises:
+            ConfigError: a level is above the peak.
+        """
+        return self
+
     def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
         """Return the curve of the LR alone, and the scheduled settings, each with the curve that moves it."""
         return self, ()
@@ -98,6 +111,9 @@ class Shape(ABC):
 
     lands: ClassVar[bool] = False
     """Whether the curve is 0 at the end of the phase: a floor then scales the whole curve instead of clipping it."""
+
+    may_stay_below: ClassVar[bool] = False
+    """Whether the curve may stay below 1 in the whole phase, as its arguments say."""
 
     @abstractmethod
     def __call__(self, step: Floats, phase: Phase) -> Floats:

@@ -249,10 +249,49 @@ class InverseSqrt(Shape):
         problems: list[Problem] = []
         if self.timescale is None:
             if phase.start == 0:
-                message = "is the length of the warmup by default, and there is no warmup"
+                message = "is the length of the warmup by default, and the shape follows no warmup"
                 problems.append(Problem("timescale", message, None, "give a warmup, or a timescale such as 5%"))
         elif count_steps(self.timescale, phase.horizon, "timescale", problems) == 0:
             problems.append(Problem("timescale", "is shorter than one step", str(self.timescale)))
+        return problems
+
+
+@dataclass(frozen=True, init=False)
+class Power(Shape):
+    """min(1, (t / after)^-power), where t counts from the start of the run.
+
+    Shen et al., power scheduler, 2024, arXiv:2408.13359: min(lr, B a n^-0.51) after n samples or tokens, in batches of
+    B, so `after` is where B a n^-0.51 is the peak LR.
+
+    Args:
+        after: a duration from the start of the run, up to which the LR is at its peak.
+        power: above 0.
+    """
+
+    after: Duration
+    power: float
+
+    def __init__(self, after: DurationLike = "10%", power: float = 0.51) -> None:
+        args = Arguments(self.key)
+        object.__setattr__(self, "after", args.duration("after", after))
+        object.__setattr__(self, "power", args.number("power", power, 0.0, math.inf, open_low=True))
+        args.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """Return min(1, (t / after)^-power)."""
+        after = max(float(self.after.exact(phase.horizon)), 1e-3)  # not rounded, as the formula is not
+        return np.power(np.maximum(np.clip(step, phase.start, phase.stop), after) / after, -self.power)
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """Check that the LR is at its peak when the shape starts, and falls before it ends."""
+        problems: list[Problem] = []
+        after = count_steps(self.after, phase.horizon, "after", problems)
+        if after is not None and after < max(phase.start, 1):
+            message = f"is step {after}, and the warmup ends at step {phase.start}: the peak would never be reached"
+            problems.append(Problem("after", message if after else "is shorter than one step", str(self.after)))
+        elif after is not None and after >= phase.stop:
+            message = f"is step {after}, but the shape ends at {phase.stop}: the LR would never fall"
+            problems.append(Problem("after", message, str(self.after), "schedule=constant stays at its peak"))
         return problems
 
 

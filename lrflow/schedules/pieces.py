@@ -1,19 +1,19 @@
-"""Piecewise shapes, each piece over its own part of the run; and a user's function as a shape."""
+"""Shapes made of others, in sequence or multiplied, and a user's function as a shape."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
-from lrflow.schedules.curve import Shape
-from lrflow.schedules.time import Duration, DurationLike, Floats, Phase
+from lrflow.schedules.curve import Curve, Shape
+from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Horizon, Phase
 
 
 @dataclass(frozen=True, init=False)
@@ -26,6 +26,8 @@ class Piece:
         start: fraction of the peak at which the shape is 1, from 0 to 1 or in percent.
         end: fraction of the peak at which the shape is 0, if it ends at 0; above `start`, the piece rises. Any other
             shape is clipped at `end`, as at a schedule's floor.
+        clock: what `step`, `multistep` and `tabulated` inside it count from: `run`: the start of the run; `piece`: the
+            start of the piece, of which a percentage is then a share.
 
     Raises:
         ConfigError: lists every argument that is wrong.
@@ -37,6 +39,7 @@ class Piece:
     duration: Duration | None
     start: float
     end: float
+    clock: str = field(default="run", metadata=LATER)
 
     def __init__(
         self,
@@ -44,12 +47,14 @@ class Piece:
         duration: DurationLike | None = None,
         start: float | str = 1.0,
         end: float | str = 0.0,
+        clock: str = "run",
     ) -> None:
         args = Arguments(self.key)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "duration", None if duration is None else args.duration("duration", duration))
         object.__setattr__(self, "start", args.share("start", start))
         object.__setattr__(self, "end", args.share("end", end))
+        object.__setattr__(self, "clock", args.choice("clock", clock, ("run", "piece")))
         if not isinstance(shape, Shape):
             args.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
         elif not shape.lands and self.end > self.start:
@@ -58,10 +63,29 @@ class Piece:
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """Return the multipliers at these steps; the piece fills `phase`."""
-        values = self.shape(step, phase)
+        values = self.shape(step - self._offset(phase), self._own(phase))
         if self.shape.lands:
             return self.end + (self.start - self.end) * values
         return np.maximum(self.start * values, self.end)
+
+    def jumps(self, phase: Phase) -> tuple[int, ...]:
+        """Return the steps at which the shape jumps inside `phase`."""
+        return tuple(step + self._offset(phase) for step in self.shape.jumps(self._own(phase)))
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """Return the problems that the shape has with `phase`."""
+        return prefix_keys("shape", self.shape.check(self._own(phase)))
+
+    def _offset(self, phase: Phase) -> int:
+        return phase.start if self.clock == "piece" else 0
+
+    def _own(self, phase: Phase) -> Phase:
+        """Return the phase as the shape counts it: with a clock of its own it is a run of the piece's length."""
+        if self.clock == "run":
+            return phase
+        run = Horizon(max(phase.steps, 1), None, phase.horizon.samples_per_step).rounding_to(phase.horizon.rounding)
+        object.__setattr__(run, "steps_per_epoch", phase.horizon.steps_per_epoch)
+        return Phase(0, phase.steps, run)
 
 
 MOST_PIECES = 1000
@@ -73,8 +97,10 @@ class Piecewise(Shape):
 
     Args:
         pieces: at least one `Piece`, or its arguments as a mapping. Only the last may omit its duration; after the end
-            of the last one its last value stays. At least one piece must start or end at 1, the peak LR.
+            of the last one its last value stays.
     """
+
+    may_stay_below: ClassVar[bool] = True
 
     pieces: tuple[Piece, ...]
 
@@ -91,8 +117,8 @@ class Piecewise(Shape):
         for i, piece in enumerate(read[:-1]):
             if piece is not None and piece.duration is None:
                 args.wrong(f"pieces[{i}].duration", None, "only the last piece may last to the end")
-        if not args.problems and max(max(piece.start, piece.end) for piece in known) < 1.0:
-            args.wrong("pieces", ..., "no piece starts or ends at 1, so the peak LR would never be reached")
+        if not args.problems and max(max(piece.start, piece.end) for piece in known) == 0.0:
+            args.wrong("pieces", ..., "no piece starts or ends above 0")
         object.__setattr__(self, "pieces", tuple(known))
         args.finish()
 
@@ -119,7 +145,7 @@ class Piecewise(Shape):
     def jumps(self, phase: Phase) -> tuple[int, ...]:
         """Return the jumps of the pieces, and the starts of pieces that do not continue the one before."""
         stretches = self._stretches(phase)
-        found = {step for piece, stretch in stretches for step in piece.shape.jumps(stretch)}
+        found = {step for piece, stretch in stretches for step in piece.jumps(stretch)}
         for (before, old), (after, new) in pairwise(stretches):
             seam = np.array([new.start], dtype=np.float64)
             if not np.isclose(before(seam, old), after(seam, new), rtol=1e-9, atol=1e-12)[0]:
@@ -148,7 +174,7 @@ class Piecewise(Shape):
                 problems.append(Problem(f"{name}.duration", message, text, hint))
             else:
                 stretch = Phase(start, start + steps, phase.horizon)
-                problems += prefix_keys(f"{name}.shape", piece.shape.check(stretch))
+                problems += prefix_keys(name, piece.check(stretch))
             start += steps
         return problems
 
@@ -170,6 +196,59 @@ def _piece(problems: Arguments, name: str, given: Any) -> Piece | None:
         for problem in error.problems:
             problems.wrong(name + problem.key.removeprefix(Piece.key), problem.value, problem.message, problem.hint)
         return None
+
+
+@dataclass(frozen=True, init=False)
+class Product(Shape):
+    """The product of several curves, each over the whole phase.
+
+    Args:
+        of: at least two shapes, or schedules, which count from the start of the run and have a warmup and a cooldown of
+            their own.
+    """
+
+    may_stay_below: ClassVar[bool] = True
+
+    of: tuple[Shape | Curve, ...]
+    lands: bool = field(init=False, repr=False, compare=False)  # type: ignore[misc]  # of the class elsewhere
+
+    def __init__(self, of: Sequence[Shape | Curve]) -> None:
+        args = Arguments(self.key)
+        if isinstance(of, str | Mapping) or not isinstance(of, Sequence) or not 2 <= len(of) <= MOST_PIECES:
+            args.wrong("of", of, "expected a list of at least two shapes", "like [{_target_: lrflow.schedules.Cosine}]")
+            args.finish()
+        for i, factor in enumerate(of):
+            if isinstance(factor, Curve) and (factor.split_settings()[1] or factor.of_peak(1.0) != factor):
+                args.wrong(f"of[{i}]", ..., "a factor has no `also` and no levels given as an LR")
+            elif not isinstance(factor, Shape | Curve):
+                args.wrong(f"of[{i}]", factor, "expected a shape or a schedule", "like lrflow.schedules.Cosine")
+        object.__setattr__(self, "of", tuple(of))
+        object.__setattr__(self, "lands", any(isinstance(one, Shape) and one.lands for one in of))
+        args.finish()
+
+    def __call__(self, step: Floats, phase: Phase) -> Floats:
+        """Return the product of the multipliers of all factors."""
+        values = np.ones_like(step)
+        for one in self.of:
+            values = values * (one(step, phase) if isinstance(one, Shape) else one(step, phase.horizon))
+        return values
+
+    def jumps(self, phase: Phase) -> tuple[int, ...]:
+        """Return the jumps of all factors inside the phase."""
+        found: set[int] = set()
+        for one in self.of:
+            found.update(one.jumps(phase) if isinstance(one, Shape) else one.jumps(phase.horizon))
+        return tuple(sorted(step for step in found if phase.start < step < phase.stop))
+
+    def check(self, phase: Phase) -> list[Problem]:
+        """Return the problems of all factors."""
+        problems = []
+        for i, one in enumerate(self.of):
+            if isinstance(one, Shape):
+                problems += prefix_keys(f"of[{i}]", one.check(phase))
+            else:
+                problems += one.check(phase.horizon, f"of[{i}]")
+        return problems
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import lrflow.schedules as package
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.schedules._arguments import unknown_argument
 from lrflow.schedules.curve import Curve
+from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.pieces import shape_factory
 from lrflow.schedules.time import LATER, Duration
 
@@ -22,6 +23,8 @@ _PACKAGE = "lrflow.schedules"
 def to_spec(part: Any) -> Any:
     """Return a schedule, shape or horizon as dicts, lists, strings and numbers, in the form of a config."""
     if isinstance(part, Duration):
+        return str(part)
+    if isinstance(part, AbsoluteLR):
         return str(part)
     if hasattr(part, "spec"):  # a function, or another part that is no dataclass
         return {name: to_spec(value) for name, value in part.spec().items()}

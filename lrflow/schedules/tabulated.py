@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from lrflow.errors import Problem, shortened
 from lrflow.imports import np
@@ -34,6 +35,8 @@ class Tabulated(Shape):
             start with # are skipped.
         between: `linear`: straight lines between the points; `hold`: each multiplier until the next point.
     """
+
+    may_stay_below: ClassVar[bool] = True
 
     points: tuple[Point, ...]
     between: str
@@ -80,7 +83,7 @@ class Tabulated(Shape):
         return tuple(sorted(step for step in steps if phase.start < step < phase.stop))
 
     def check(self, phase: Phase) -> list[Problem]:
-        """Check that the points are in order, lie inside the run, and reach the peak inside the phase."""
+        """Check that the points are in order, lie inside the run, and are above 0 inside the phase."""
         problems: list[Problem] = []
         previous = -1
         for i, (point, _) in enumerate(self.points):
@@ -97,9 +100,9 @@ class Tabulated(Shape):
                 return problems
             previous = step
         steps = np.clip(self._at(phase.horizon), phase.start, max(phase.stop - 1, phase.start))
-        if (highest := self(steps, phase).max()) < 1.0:
-            message = f"reach at most {highest:g} of the peak, from step {phase.start} to step {phase.stop}"
-            problems.append(Problem("points", message, hint="the peak LR would never be reached"))
+        if self(steps, phase).max() == 0.0:
+            message = f"are 0 from step {phase.start} to step {phase.stop}"
+            problems.append(Problem("points", message, hint="the LR would never be above 0"))
         return problems
 
 

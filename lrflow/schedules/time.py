@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 from lrflow.imports import np
 
@@ -102,16 +102,20 @@ class Duration:
         return int(self.value) if self.unit == "epochs" and float(self.value).is_integer() else None
 
     def steps(self, horizon: Horizon) -> int:
-        """Return this duration in optimizer steps of a run, rounded half up.
+        """Return this duration in optimizer steps of a run, rounded half up unless the horizon rounds otherwise.
 
         Raises:
             ValueError: it is in epochs or samples, and the horizon does not know the steps per epoch or the samples per
                 step.
         """
-        if self.unit == "steps":
-            return int(self.value)
+        return int(self.exact(horizon).to_integral_value(ROUNDINGS[horizon.rounding]))
+
+    def exact(self, horizon: Horizon) -> Decimal:
+        """Return this duration in optimizer steps of a run, without rounding; raises as `steps` does."""
         # Decimal, because binary floats change what was written: 0.145 * 100 < 14.5.
         value = Decimal(repr(self.value))
+        if self.unit == "steps":
+            return value
         if self.unit == "fraction":
             steps = value * horizon.steps
         elif self.unit == "epochs" and horizon.steps_per_epoch is not None:
@@ -121,7 +125,7 @@ class Duration:
         else:
             missing = "steps_per_epoch" if self.unit == "epochs" else "samples_per_step"
             raise ValueError(f"{self} cannot be counted in steps: the horizon has no {missing}")
-        return int(steps.to_integral_value(ROUND_HALF_UP))
+        return steps
 
     def __mul__(self, times: int) -> Duration:
         value = Decimal(repr(self.value)) * times  # Decimal: 3 times 10% is 30%, not 30.000000000000004%
@@ -135,6 +139,10 @@ class Duration:
 
 
 DurationLike: TypeAlias = Duration | int | float | str
+
+
+ROUNDINGS = {"nearest": ROUND_HALF_UP, "up": ROUND_CEILING, "down": ROUND_FLOOR}
+"""How a duration becomes a whole number of steps, by name."""
 
 
 class TooLongError(ValueError):
@@ -155,6 +163,9 @@ class Horizon:
         ValueError: steps are not a whole number >= 1, or samples are not a number above 0.
         TooLongError: there are more than `MOST_STEPS` steps.
     """
+
+    rounding: ClassVar[str] = "nearest"
+    """How durations are rounded, a name of `ROUNDINGS`; a schedule may round in its own way, see `rounding_to`."""
 
     steps: int
     steps_per_epoch: int | None = None
@@ -191,6 +202,23 @@ class Horizon:
         if self.steps_per_epoch is not None:  # past the check of a run's own length, which has whole steps
             object.__setattr__(own, "steps_per_epoch", Decimal(self.steps_per_epoch) / every)
         return own
+
+    def rounding_to(self, rounding: str) -> Horizon:
+        """Return this horizon with another rounding of durations to whole steps, which is no part of a run's length."""
+        if rounding == self.rounding:
+            return self
+        kind = next(kind for kind in (Horizon, _RoundingUp, _RoundingDown) if kind.rounding == rounding)
+        other = kind(self.steps, None, self.samples_per_step)
+        object.__setattr__(other, "steps_per_epoch", self.steps_per_epoch)  # a fraction in an optimizer's own steps
+        return other
+
+    def at_least(self, steps: int) -> Horizon:
+        """Return this horizon, or one of so many steps if that is longer."""
+        if steps <= self.steps:
+            return self
+        longer = type(self)(steps, None, self.samples_per_step)
+        object.__setattr__(longer, "steps_per_epoch", self.steps_per_epoch)
+        return longer
 
     def same_length(self, other: Horizon) -> bool:
         """Whether both runs have the same steps and steps per epoch; samples per step may differ."""
@@ -267,6 +295,20 @@ class Horizon:
         if not limits:
             raise ValueError("a run without end has no horizon: give max_epochs, max_steps or max_samples")
         return cls(min(limits), steps_per_epoch, samples_per_step)
+
+
+@dataclass(frozen=True)
+class _RoundingUp(Horizon):
+    """A horizon that rounds durations up."""
+
+    rounding: ClassVar[str] = "up"
+
+
+@dataclass(frozen=True)
+class _RoundingDown(Horizon):
+    """A horizon that rounds durations down."""
+
+    rounding: ClassVar[str] = "down"
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,28 @@ from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.curve import MOST_CHANGES, Curve, ScheduledSetting
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
 
-ContinueMode = Literal["keep", "rescale", "extend", "decay_now"]
+ContinueMode = Literal["keep", "rescale", "extend", "decay_now", "rewarm"]
 
 
 @dataclass(frozen=True)
-class Continued(Curve):
+class _Wrapper(Curve):
+    """The base class of curves around a schedule."""
+
+    schedule: Curve
+    floor: float = field(init=False, repr=False)
+
+    @property
+    def may_stay_below(self) -> bool:
+        """Whether the schedule may stay below its peak, as it was declared."""
+        return self.schedule.may_stay_below
+
+    def of_peak(self, lr: float) -> Curve:
+        """Return the curve of a group with this peak LR."""
+        return replace(self, schedule=self.schedule.of_peak(lr))
+
+
+@dataclass(frozen=True)
+class Continued(_Wrapper):
     """The schedule of a run resumed at step `at`: the old curve until then, then its continuation.
 
     Args:
@@ -24,7 +41,9 @@ class Continued(Curve):
         before: the horizon of the run until then.
         how: `keep`: the old curve on the old horizon, and its last value beyond it; `rescale`: the schedule as if the
             run had always had the new horizon; `extend`: the rest of the old curve, stretched over the rest of the
-            run; `decay_now`: a straight line from the LR at `at` to the floor at the end.
+            run; `decay_now`: a straight line from the LR at `at` to the floor at the end; `rewarm`: the whole schedule
+            again over the rest of the run, whose warmup rises from the LR at `at` (Singh et al., 2025,
+            arXiv:2503.02844).
 
     Raises:
         ConfigError: lists every argument that is wrong.
@@ -32,11 +51,9 @@ class Continued(Curve):
 
     key: ClassVar[str] = "resume"
 
-    schedule: Curve
     at: int
     before: Horizon
     how: ContinueMode
-    floor: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         args = Arguments(self.key)
@@ -62,12 +79,32 @@ class Continued(Curve):
             new = self.schedule(steps, horizon)
         elif self.how == "extend":
             new = self.schedule(self._stretched(steps, horizon), self.before)
+        elif self.how == "rewarm":
+            new = self._warmed_again(steps, horizon)
         else:
             top = self.schedule(self.at, self.before)
             target = min(self.floor, top)
             left = (horizon.steps - np.maximum(steps, self.at)) / (horizon.steps - self.at)
             new = target + (top - target) * left
         return np.where(steps < self.at, old, new)
+
+    def _again(self, horizon: Horizon) -> tuple[Curve, Horizon]:
+        """Return the schedule as it was configured, without freezing, and the rest of the run."""
+        curve = self.schedule
+        while isinstance(curve, Continued):
+            curve = curve.schedule
+        return curve.without_freezing(), replace(horizon, steps=max(horizon.steps - self.at, 1))
+
+    def _warmed_again(self, steps: Floats, horizon: Horizon) -> Floats:
+        """Return the schedule over the rest of the run; its warmup, as it rises, starts at the LR of step `at`."""
+        curve, rest = self._again(horizon)
+        since = np.maximum(steps - self.at, 0.0)
+        values, warmup = curve(since, rest), curve.phase(rest).start
+        first, top = curve([0, warmup], rest)
+        if not 0.0 <= first < top:
+            return values
+        now = min(self.schedule(self.at, self.before), top)
+        return np.where(since < warmup, now + (top - now) * ((values - first) / (top - first)), values)
 
     def _stretched(self, steps: Floats, horizon: Horizon) -> Floats:
         """Return the step of the old run that corresponds to each step from `at` on."""
@@ -79,6 +116,10 @@ class Continued(Curve):
         """Return the phase from the end of the warmup to the start of the cooldown, in steps of this run."""
         if self.how == "rescale":
             return self.schedule.phase(horizon)
+        if self.how == "rewarm" and self.at < horizon.steps:
+            curve, rest = self._again(horizon)
+            again = curve.phase(rest)
+            return Phase(self.at + again.start, self.at + again.stop, horizon)
         old = self.schedule.phase(self.before)
         if self.how == "decay_now":
             return Phase(min(old.start, self.at), min(old.stop, self.at), horizon)
@@ -129,6 +170,11 @@ class Continued(Curve):
             both = [step for step in old if step < self.at] + ([self.at] if self.at > 0 else []) + new
         elif self.how == "extend":
             both = [self._met(step, horizon) for step in old]
+        elif self.how == "rewarm" and self.at < horizon.steps:
+            curve, rest = self._again(horizon)
+            rises = 0.0 <= curve(0, rest) < curve(curve.phase(rest).start, rest)
+            both = [step for step in old if step <= self.at] + ([] if rises or not self.at else [self.at])
+            both += [self.at + step for step in curve.jumps(rest)]
         elif self.how == "decay_now":
             both = [step for step in old if step <= self.at]
         else:
@@ -145,6 +191,9 @@ class Continued(Curve):
         problems = self.schedule.check(self.before, key)
         if self.how == "rescale":
             problems += [problem for problem in self.schedule.check(horizon, key) if problem not in problems]
+        if self.how == "rewarm" and self.at < horizon.steps:
+            curve, rest = self._again(horizon)
+            problems += [problem for problem in curve.check(rest, key) if problem not in problems]
         choice = f"{self.key}.horizon"
         if self.at >= horizon.steps:
             message = f"the run is resumed at step {self.at}, but now has only {horizon.steps}: no step is left"
@@ -163,6 +212,8 @@ class Continued(Curve):
     def _freezing_problem(self, horizon: Horizon) -> str:
         """Return how a group would be frozen for good or again; an empty text if none would be."""
         old, new = self.schedule.first_step(self.before), self.schedule.first_step(horizon)
+        if self.how == "rewarm" and old > self.at:
+            return f"a group is frozen until step {old}, and a schedule that starts again freezes none"
         if self.how == "decay_now" and old > self.at:
             return f"a group is frozen until step {old}, so its LR would fall from 0 and it would never train"
         if self.how == "rescale" and old < self.at < new:
@@ -171,7 +222,7 @@ class Continued(Curve):
 
 
 @dataclass(frozen=True, init=False)
-class Unfreezing(Curve):
+class Unfreezing(_Wrapper):
     """The curve of a group that is unfrozen later: 0, then the schedule under a linear warmup of the group's own.
 
     At step s of a warmup of w steps the schedule is multiplied by (s + 1) / (w + 1), so that all rises are equal.
@@ -187,10 +238,8 @@ class Unfreezing(Curve):
 
     key: ClassVar[str] = "unfreezing"
 
-    schedule: Curve
     at: Duration
     warmup: Duration
-    floor: float = field(init=False, repr=False)
 
     def __init__(self, schedule: Curve, at: DurationLike, warmup: DurationLike = 0) -> None:
         args = Arguments(self.key)
@@ -248,7 +297,7 @@ class Unfreezing(Curve):
 
 
 @dataclass(frozen=True)
-class OwnSteps(Curve):
+class OwnSteps(_Wrapper):
     """The schedule of an optimizer that steps at every `every`-th step of the run, in the optimizer's own steps.
 
     Its step k is made at the step `(k + 1) * every - 1` of the run, and has the value of the schedule at k. The value
@@ -264,9 +313,7 @@ class OwnSteps(Curve):
 
     key: ClassVar[str] = "own_steps"
 
-    schedule: Curve
     every: int
-    floor: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         args = Arguments(self.key)

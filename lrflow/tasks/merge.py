@@ -21,7 +21,7 @@ from lrflow.plan import Plan
 from lrflow.plan.merging import chosen, decay, shares, shares_of_averages
 from lrflow.runs import RunFolder, checkpoints_in, find_checkpoint, step_of
 from lrflow.schedules import Constant, Curve, Horizon, Schedule
-from lrflow.schedules.schedule import COOLDOWNS
+from lrflow.schedules.ramps import COOLDOWNS
 from lrflow.schedules.serialization import from_spec
 from lrflow.tasks.evaluate import Weights, record_evaluation
 from lrflow.tasks.run_record import own_environment

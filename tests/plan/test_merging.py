@@ -10,7 +10,7 @@ import pytest
 from lrflow.errors import ConfigError
 from lrflow.plan.merging import chosen, decay, shares
 from lrflow.schedules import Constant, Horizon, Schedule
-from lrflow.schedules.schedule import COOLDOWNS
+from lrflow.schedules.ramps import COOLDOWNS
 from lrflow.tasks.merge import curve_named
 
 RUN, OVER = 60, 24

@@ -247,7 +247,7 @@ def test_problems_of_a_shape_with_a_phase(shape: Shape, messages: list[str]) -> 
 def test_an_inverse_square_root_needs_a_length_from_somewhere() -> None:
     (problem,) = InverseSqrt().check(Phase(0, 100, Horizon(100)))
     assert str(problem) == (
-        "timescale = None: is the length of the warmup by default, and there is no warmup\n"
+        "timescale = None: is the length of the warmup by default, and the shape follows no warmup\n"
         "    give a warmup, or a timescale such as 5%"
     )
     assert InverseSqrt("5%").check(Phase(0, 100, Horizon(100))) == []
@@ -294,7 +294,7 @@ def test_epochs_of_unknown_length_are_a_problem_before_they_are_an_error(shape: 
             [r"pieces\[0\].duration = None: only the last piece may last to the end"],
         ),
         ([{"shape": Constant(), "start": 0.5, "end": 1}], [r"pieces\[0\].end = 1: is above start: only a shape that"]),
-        ([{"shape": Constant(), "start": 0.5}], ["pieces: no piece starts or ends at 1"]),
+        ([{"shape": Constant(), "start": 0.0}], ["pieces: no piece starts or ends above 0"]),
     ],
     ids=str,
 )

@@ -134,8 +134,8 @@ def test_invalid_points(points: object, fragment: str) -> None:
     ("points", "messages"),
     [
         ([[0, 0.5], [50, 1]], []),
-        ([[0, 1], [10, 0.5]], ["points: reach at most 0.5 of the peak, from step 10 to step 90"]),
-        ([[0, 0.5], [90, 1]], ["points: reach at most 0.994"]),  # reached when it is over
+        ([[0, 0.5], [90, 0.2]], []),  # below the peak throughout
+        ([[0, 1], [10, 0]], ["points: are 0 from step 10 to step 90"]),
         ([[0, 1], [101, 0.5]], ["points[1]: is step 101, but the run has 100"]),
         ([[0, 1], ["50%", 1], ["2 epochs", 0]], ["points[2]: is step 40, not after the point before it"]),
     ],

@@ -22,12 +22,18 @@ from lrflow.schedules import (
 
 OLD, LONGER, SHORTER = Horizon(100, 20), Horizon(200, 20), Horizon(60, 20)
 LINEAR = Schedule(Linear())
+WARM = Schedule(Linear(), 20, 0)
 
 TABLE: list[tuple[Continued, Horizon, dict[int, float]]] = [
     # A line from 1 to 0 over 100 steps, resumed at step 40, where it is at 0.6.
     (Continued(LINEAR, 40, OLD, "keep"), LONGER, {0: 1, 39: 0.61, 40: 0.6, 99: 0.01, 100: 0, 150: 0, 300: 0}),
     (Continued(LINEAR, 40, OLD, "rescale"), LONGER, {0: 1, 39: 0.61, 40: 0.8, 100: 0.5, 200: 0, 300: 0}),
     (Continued(LINEAR, 40, OLD, "extend"), LONGER, {0: 1, 39: 0.61, 40: 0.6, 120: 0.3, 200: 0, 300: 0}),
+    (Continued(LINEAR, 40, OLD, "rewarm"), LONGER, {0: 1, 39: 0.61, 40: 1, 120: 0.5, 200: 0, 300: 0}),
+    # The warmup of the rest, 20 steps, goes from the LR of step 40 to the peak.
+    (Continued(WARM, 40, OLD, "rewarm"), LONGER, {39: 61 / 80, 40: 0.75, 48: 0.85, 60: 1, 130: 0.5, 200: 0}),
+    (Continued(WARM, 100, OLD, "rewarm"), LONGER, {99: 1 / 80, 100: 0, 110: 0.5, 120: 1, 160: 0.5, 200: 0}),
+    (Continued(Continued(WARM, 40, OLD, "keep"), 100, LONGER, "rewarm"), LONGER, {90: 0.125, 110: 0.5, 120: 1}),
     (Continued(LINEAR, 40, OLD, "decay_now"), LONGER, {0: 1, 39: 0.61, 40: 0.6, 120: 0.3, 200: 0, 300: 0}),
     (Continued(LINEAR, 40, OLD, "keep"), SHORTER, {39: 0.61, 40: 0.6, 59: 0.41, 60: 0.4, 99: 0.4}),
     (Continued(LINEAR, 40, OLD, "rescale"), SHORTER, {39: 0.61, 40: 1 / 3, 60: 0, 99: 0}),

@@ -68,6 +68,10 @@ class TestAnotherLength:
         top = line(np.array(10.0))
         assert lrs == pytest.approx(0.001 + (top - 0.001) * (35 - self.later) / 25, rel=1e-12)
 
+    def test_rewarm(self, train: Any, broken: Any) -> None:
+        lrs = self.lrs(resume(train, broken, max_epochs=5, how="rewarm"))
+        assert lrs == pytest.approx(line(self.later - 10, 25), rel=1e-12)
+
     def test_a_shorter_run(self, train: Any, broken: Any) -> None:
         run = resume(train, broken, max_epochs=2, how="decay_now")
         assert run.trainer.global_step == 14
@@ -90,8 +94,9 @@ class TestAnotherLength:
             "rescale": line(np.array(34), 35),
             "extend": line(np.array(10 + 24 * 11 / 25)),
             "decay_now": 0.001 + (now[1] - 0.001) / 25,
+            "rewarm": line(np.array(24), 25),
         }
-        starts = {**dict.fromkeys(ends, now[1]), "rescale": line(np.array(10), 35)}
+        starts = {**dict.fromkeys(ends, now[1]), "rescale": line(np.array(10), 35), "rewarm": line(np.array(0), 25)}
         expected = [f"the LR of step 9 was {now[0]:.3g}"]
         expected += [f"resume.horizon={how}: LR {starts[how]:.3g} now, {ends[how]:.3g} at the end" for how in ends]
         assert [text.strip() for text in str(problem.hint).splitlines()] == expected

@@ -234,20 +234,25 @@ def annotated(found: Any, name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
 
 
+_FACTOR = re.compile(r"\.of\[\d+\]$")  # of a product, which may be a shape or a schedule
+
+
 def check_curve(node: Mapping[str, Any], key: str) -> list[Problem]:
     """Check that a target is a schedule or a shape; lrflow's own check their arguments when the schedule is built."""
     try:
         found = locate(node["_target_"], f"{key}._target_")
     except ConfigError as error:
         return error.problems
-    if key.endswith(".shape") and inspect.isfunction(found):
+    factor = _FACTOR.search(key) is not None
+    shape = factor or key.endswith(".shape")
+    if shape and inspect.isfunction(found):
         return []  # a user's function from the elapsed share of the phase to the multiplier
-    if isinstance(found, type) and issubclass(found, Shape if key.endswith(".shape") else Curve):
+    if isinstance(found, type) and issubclass(found, (Shape, Curve) if factor else Shape if shape else Curve):
         if found.__module__.startswith("lrflow."):
             return []  # it checks its arguments itself
         given = {name: value for name, value in node.items() if name not in CONTROLS}
         return check_values(node["_target_"], given, key, {})
-    kind = "a shape, such as lrflow.schedules.Cosine" if key.endswith(".shape") else "a schedule"
+    kind = "a shape, such as lrflow.schedules.Cosine" if shape else "a schedule"
     return [Problem(f"{key}._target_", f"expected {kind}", node["_target_"])]
 
 

@@ -24,10 +24,19 @@ from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.metric import is_validation
 from lrflow.schedules import Duration, Horizon
+from lrflow.schedules.curve import sampled
 from lrflow.wording import counted
 
-_STRETCHES = {"warmup": ("warmup_start", "warmup_shape"), "cooldown": ("cooldown_shape",)}
+_STRETCHES = {
+    "warmup": ("warmup_start", "warmup_shape", "warmup_ends_at", "warmup_mode", "shape_from"),
+    "cooldown": ("cooldown_shape",),
+    "hold": ("hold_part",),
+}
 """Settings of a schedule that need a duration, by the duration."""
+
+
+WORTH_A_WARNING = 0.9
+"""Share of the peak LR that a schedule reaches without a warning, if it may stay below the peak."""
 
 
 def warnings_before_start(config: Config, horizon: Horizon) -> list[str]:
@@ -61,19 +70,25 @@ def _found(config: Config, horizon: Horizon) -> Iterator[str]:
 
 
 def _of_schedule(schedule: Schedule | ScheduledSetting, key: str, horizon: Horizon) -> Iterator[str]:
+    fields = type(schedule).model_fields
     for stretch, needing in _STRETCHES.items():
-        duration: Duration = getattr(schedule, stretch)
+        duration: Duration | None = getattr(schedule, stretch, None)
         yield from _of_duration(duration, f"{key}.{stretch}", horizon)
-        for name in needing:
-            given, usual = getattr(schedule, name), type(schedule).model_fields[name].default
-            if not duration.value and given not in (usual, None):
+        for name in needing if stretch in fields else ():
+            if name not in fields:
+                continue
+            given, usual = getattr(schedule, name), fields[name].default
+            if not (duration and duration.value) and given not in (usual, None):
                 yield f"{key}.{name}={given} has no effect without {key}.{stretch}"
     if not isinstance(schedule, Schedule):
         return
-    if schedule.hold is not None:
-        yield from _of_duration(schedule.hold, f"{key}.hold", horizon)
     if schedule.floor == 1:
         yield f"{key}.floor=1 is the peak itself: after the warmup the LR is constant"
+    curve = schedule.curve(key)
+    if curve.may_stay_below and not curve.check(horizon, key):
+        highest = float(curve(sampled(horizon.steps, 1 << 16), horizon).max())
+        if highest < WORTH_A_WARNING:
+            yield f"{key} stays below the peak LR: the highest LR is {100 * highest:.3g}% of optimizer.lr"
     for name, setting in (schedule.also or {}).items():
         if setting is not None:
             yield from _of_schedule(setting, f"{key}.also.{name}", horizon)

@@ -13,8 +13,10 @@ from lrflow.config.schemas.token_facts import TokenFacts
 from lrflow.errors import ConfigError
 from lrflow.layers.rules import SELECTS
 from lrflow.schedules import Curve, Duration
-from lrflow.schedules.schedule import COOLDOWNS, WARMUPS
+from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
+from lrflow.schedules.schedule import HELD_PARTS, SHAPE_STARTS, WARMUP_ENDS, WARMUP_MODES
 from lrflow.schedules.serialization import from_spec
+from lrflow.schedules.time import ROUNDINGS
 
 
 class Section(BaseModel):
@@ -163,12 +165,12 @@ class Schedule(Node):
     """The curve between warmup and cooldown."""
     warmup: f.Time = NO_TIME
     """Duration of the warmup, such as 500 (steps), 3 epochs or 10%."""
-    warmup_start: f.PeakShare | None = None
-    """Fraction of the peak at step 0; None: 1 / (warmup steps + 1)."""
+    warmup_start: f.Level | None = None
+    """Fraction of the peak at step 0, or an LR such as 1e-6 lr; None: 1 / (warmup steps + 1)."""
     cooldown: f.Time = NO_TIME
     """Duration of the final fall to the floor."""
-    floor: f.PeakShare = 0.0
-    """Fraction of the peak below which the LR never falls."""
+    floor: f.Level = 0.0
+    """Fraction of the peak below which the LR never falls, or an LR such as 1e-6 lr."""
     warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
     """Curve of the warmup."""
     cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
@@ -177,6 +179,22 @@ class Schedule(Node):
     """Other scheduled settings of the optimizer by name: momentum, beta1, beta2, weight_decay, ..."""
     hold: f.Time | None = None
     """Interval between changes of the LR, such as 1 epoch; None: the LR changes at each step."""
+    hold_part: Annotated[str, f.one_of(*HELD_PARTS)] = "all"
+    """What hold holds; shape: everything but the warmup."""
+    shape_from: Annotated[str, f.one_of(*SHAPE_STARTS)] = "warmup_end"
+    """Where the shape begins; start: at step 0, below the warmup."""
+    shape_length: f.Interval | None = None
+    """Duration from there to the end of the shape, also of more than the run; None: to the cooldown or the end."""
+    warmup_mode: Annotated[str, f.one_of(*WARMUP_MODES)] = "meet"
+    """What the warmup is to a shape from the start: it meets the shape, overrides it, or is a factor."""
+    warmup_ends_at: Annotated[str, f.one_of(*WARMUP_ENDS)] = "next_step"
+    """Step at which the warmup reaches its end: the first one after it, or its last one."""
+    count_from: Annotated[
+        int, f.expects("0 or 1", lambda number: number in (0, 1) and type(number) is int, {"enum": [0, 1]})
+    ] = 0
+    """Number of the first step."""
+    rounding: Annotated[str, f.one_of(*ROUNDINGS)] = "nearest"
+    """How durations of the schedule become whole steps."""
 
     _curve: Curve | None = PrivateAttr(None)
 

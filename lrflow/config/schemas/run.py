@@ -207,8 +207,8 @@ class Resume(Section):
     """`last`, a run folder or a checkpoint; None: start a new run."""
     horizon: (
         Annotated[
-            Literal["keep", "rescale", "extend", "decay_now", "branch"],
-            f.one_of("keep", "rescale", "extend", "decay_now", "branch"),
+            Literal["keep", "rescale", "extend", "decay_now", "rewarm", "branch"],
+            f.one_of("keep", "rescale", "extend", "decay_now", "rewarm", "branch"),
         ]
         | None
     ) = None

@@ -27,7 +27,8 @@ from lrflow.config.schemas.field_checks import whole as whole
 from lrflow.data.splits import share_of
 from lrflow.limits import between, is_whole
 from lrflow.objectives import LOSSES, SCORES
-from lrflow.schedules import time
+from lrflow.schedules import levels, time
+from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.time import MOST_STEPS, Duration
 
 
@@ -123,17 +124,31 @@ def _is_eps(value: Any) -> bool:
 PEAK_SHARE = "a fraction of the peak LR: a number from 0 to 1, or a share such as 1%"
 
 
+LEVEL = f"{PEAK_SHARE}; or an LR, such as 1e-6 lr"
+
+
+def _parse_share(value: Any, sentence: str, below: bool = False, above: bool = False) -> Any:
+    share = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
+    number = float(Decimal(share.group(1)) / 100) if share else value
+    if between(number, 0, 1, above, below):
+        return number
+    raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
+
+
 def _share(sentence: str, below: bool = False, above: bool = False) -> BeforeValidator:
     """Return the validator of a share, `0.1` or `10%`, from 0 to 1; `above` excludes 0, `below` excludes 1."""
 
     def parse(value: Any) -> Any:
-        share = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
-        number = float(Decimal(share.group(1)) / 100) if share else value
-        if between(number, 0, 1, above, below):
-            return number
-        raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
+        return _parse_share(value, sentence, below, above)
 
     return BeforeValidator(parse, any_of(limits.number(0, 1, above=above, below=below).json, _SHARE))
+
+
+def _level(value: Any) -> Any:
+    """Return a level of a schedule: a share of the peak as a float, or an LR as its text."""
+    if isinstance(value, str) and AbsoluteLR.parse(value) is not None:
+        return value
+    return _parse_share(value, LEVEL)
 
 
 def _is_folder_name(value: Any) -> bool:
@@ -190,6 +205,10 @@ _SHARE = pattern(rf"\s*{_AMOUNT}\s*%\s*")
 _DURATION = pattern(time.TEXT, any_case=True)
 
 Text = Annotated[str, expects("text", _is_text, _TEXT)]
+Level = Annotated[
+    float | str,
+    BeforeValidator(_level, any_of(limits.number(0, 1).json, _SHARE, pattern(levels.TEXT, any_case=True))),
+]
 PeakShare = Annotated[float, _share(PEAK_SHARE)]
 ShareAboveZero = Annotated[float, _share("a share above 0, such as 0.5 or 50%", above=True)]
 ShareBelowOne = Annotated[float, _share("a share below 1, such as 0.1 or 10%", below=True)]
