@@ -296,6 +296,8 @@ def problem_of(
 def _how_to_write(key: str, value: Any, expected: str, content: Mapping[str, Any]) -> str | None:
     """Return how to write a value that is of another type than its key expects, or None."""
     number = _number_at_start(value) if isinstance(value, str) else None
+    if number is not None and 0 < number < 1 and expected.endswith("an LR, such as 1e-6 lr"):
+        return f"for an LR of {number:g} write '{number:g} lr'"
     if number is not None and expected.startswith("a fraction of the peak"):
         peak = (content.get("optimizer") or {}).get("lr")
         if isinstance(peak, int | float) and not isinstance(peak, bool) and 0 < number < peak:

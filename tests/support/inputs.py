@@ -127,9 +127,19 @@ schedule=constant  schedule.cooldown=10%  schedule.cooldown_shape=exponential =>
 schedule.floor=2 => schedule.floor: a fraction of the peak LR: a number from 0 to 1
 schedule.floor=-0.1 => schedule.floor: a fraction of the peak LR
 schedule.floor='"1e-6 lr"' => schedule.floor: such as 1%
-schedule.floor="1e-6 lr" => schedule.floor: write 0.000333333, which is 1e-06 over optimizer.lr
+schedule.floor="1e-6 lrs" => schedule.floor: for an LR of 1e-06 write '1e-06 lr'
 schedule.floor=lr => schedule.floor: a fraction of the peak LR
 schedule.floor=true => schedule.floor: a fraction of the peak LR
+schedule.warmup_mode=override => schedule.warmup_mode: give schedule.shape_from=start
+schedule.warmup_mode=mutiply  schedule.shape_from=start => schedule.warmup_mode: did you mean multiply?
+schedule.warmup_ends=last_step => schedule.warmup_ends: did you mean schedule.warmup_ends_at?
+schedule.warmup_ends_at=last_step  schedule.warmup_shape=constant => schedule.warmup_ends_at: give next_step
+schedule.count_from=2 => schedule.count_from: expected 0 or 1
+schedule.rounding=ceil => schedule.rounding: expected one of nearest, up, down
+schedule.shape_length=0 => schedule.shape_length: expected a duration above 0
+schedule.shape_length=100 => schedule.shape_length: an LR of 0, where the rest of the run would stay
+schedule=power  schedule.shape.after=1% => schedule.shape.after: the peak would never be reached
+resume.horizon=rewram => resume.horizon: did you mean rewarm?
 schedule.hold=400 => schedule.hold: the LR would never move
 schedule.hold=x => schedule.hold: not a duration
 schedule.wramup=5 => schedule.wramup: did you mean schedule.warmup?
@@ -555,6 +565,9 @@ trust=a-b => trust: the name of a Python package
 """Wrong command lines by room."""
 
 DOUBTFUL = r"""
+schedule.hold_part=shape => schedule.hold_part=shape has no effect without schedule.hold
+schedule.warmup=0  schedule.shape_from=start => schedule.shape_from=start has no effect without schedule.warmup
+schedule=tabulated  schedule.shape.points=[[0, 1e-3], [50%, 5e-4]] => the highest LR is 0.1% of optimizer.lr
 schedule.warmup=1 => schedule.warmup=1 is one step: write '1 step' if it is meant
 schedule.warmup=0.01% => schedule.warmup=0.01% is less than one step (of 400)
 schedule=constant  schedule.cooldown=0.05% => schedule.cooldown=0.05% is less than one step (of 400)
@@ -583,6 +596,9 @@ find.steps=100 => find.steps has no effect in task=train
 """Command lines that are accepted with a warning, and how a part of that reads."""
 
 RIGHT = r"""
+schedule.floor='1e-6 lr'  schedule.warmup_start='1e-7 lr'  schedule.warmup=5
+schedule.shape_from=start  schedule.warmup_mode=multiply  schedule.hold='1 epoch'  schedule.hold_part=shape
+schedule.shape_length='90_000 steps'  schedule.count_from=1  schedule.rounding=up
 seed=1
 optimizer.foreach=true
 optimizer.foreach=null
