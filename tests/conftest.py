@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import cache
 from importlib import metadata
 from importlib.metadata import entry_points
@@ -96,6 +97,27 @@ def lrflow(python: Callable[..., copies.Process], tmp_path: Path) -> Callable[..
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture
+def lrflow_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`python -m lrflow ARGS` in an empty folder, without the seconds that a process of its own takes to import."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lrflow.cli import main
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(list(arguments))
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main sets
+    yield run
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

@@ -10,18 +10,14 @@ ROOT = Path(__file__).parent.parent
 FAULTS = runpy.run_path(str(ROOT / "tests/seed_faults.py"))["read_faults"]()
 
 
-def test_each_fault_can_be_seeded_at_one_place() -> None:
-    problems = []
+def test_each_fault_can_be_seeded_at_one_place_and_each_room_has_two() -> None:
+    problems, paths = [], []
     for fault in FAULTS:
         try:
-            fault.seeded(ROOT)
+            paths.append(fault.seeded(ROOT)[0].relative_to(ROOT / "lrflow"))
         except (ValueError, SyntaxError) as error:
             problems.append(str(error))
     assert not problems
-
-
-def test_each_room_has_two_faults() -> None:
-    paths = [fault.seeded(ROOT)[0].relative_to(ROOT / "lrflow") for fault in FAULTS]
     counts = Counter(path.parts[0] if len(path.parts) > 1 else "" for path in paths)
     rooms = {folder.parent.name for folder in (ROOT / "lrflow").glob("*/__init__.py")} | {""}
     assert {room: counts[room] for room in rooms if counts[room] < 2} == {}

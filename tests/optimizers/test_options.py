@@ -85,8 +85,9 @@ def test_each_step_uses_its_groups_lr(option: str, monkeypatch: pytest.MonkeyPat
 
 
 def run(option: str, folder: Path, *overrides: str) -> dict[str, Any]:
-    epochs = ("trainer.max_epochs=4", "trainer.checkpoint.every=65 steps", "trainer.checkpoint.keep=null")
-    asked = [f"optimizer={option}", f"output={folder}", *epochs, "trainer.progress=false", *overrides]
+    length = ("trainer.max_epochs=3", "trainer.val_every=30 steps", "trainer.progress=false")
+    saves = ("trainer.checkpoint.every=50 steps", "trainer.checkpoint.keep=null")
+    asked = [f"optimizer={option}", f"output={folder}", *length, *saves, *overrides]
     asked += FOR_OTHER_MODELS.get(option, [])
     return train.run(compose(asked))
 
@@ -100,7 +101,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS, scope="class")
 class TestDigits:
-    """The default model and data, with the options' own defaults, in 80 steps."""
+    """The default model and data, with the options' own defaults, in 60 steps."""
 
     def test_it_trains(self, option: str, whole: Callable[[str], dict[str, Any]]) -> None:
         assert whole(option)["test/accuracy"] >= 0.80
@@ -109,10 +110,10 @@ class TestDigits:
         self, same: Any, option: str, whole: Callable[[str], dict[str, Any]], tmp_path: Path
     ) -> None:
         folder = Path(whole(option)["folder"])
-        cut = folder / "checkpoints" / "step-0000065.ckpt"
+        cut = folder / "checkpoints" / "step-0000050.ckpt"
         resumed = Path(run(option, tmp_path, f"resume={cut}", "task.test=false")["folder"])
         assert resumed != folder
-        end, again = (load(place / "checkpoints" / "step-0000080.ckpt") for place in (folder, resumed))
+        end, again = (load(place / "checkpoints" / "step-0000060.ckpt") for place in (folder, resumed))
         assert same(end["state_dict"], again["state_dict"])
         assert same(end["optimizer_states"], again["optimizer_states"])
         assert not same(end["state_dict"], load(cut)["state_dict"])

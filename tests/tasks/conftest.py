@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import contextlib
-import io
 import multiprocessing
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
 
 from lrflow.cli import main
 
@@ -53,18 +50,6 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def lrflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """`python -m lrflow ARGS` in an empty folder, without the seconds that a process of its own takes to import."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(list(arguments))
-        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which main sets
-    yield run
-    HydraConfig.instance().cfg = None
+def lrflow(lrflow_here: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """`python -m lrflow ARGS` in an empty folder, in this process."""
+    return lrflow_here

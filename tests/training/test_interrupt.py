@@ -216,7 +216,7 @@ def test_a_job_is_stopped_by_the_scheduler_and_resumed(python: Any, tmp_path: Pa
     common = [
         f"output={tmp_path}/runs",
         "trainer=cpu",
-        "trainer.max_epochs=20",
+        "trainer.max_epochs=10",
         "trainer.log_every=10",
         "task.test=false",
     ]

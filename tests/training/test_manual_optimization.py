@@ -269,7 +269,7 @@ def test_it_is_killed_and_goes_on_exactly(python: Callable[..., Any], tmp_path: 
     imports += "from torch import Tensor, nn\nfrom torch.nn.functional import softplus\n"
     (tmp_path / "duels.py").write_text(imports + source[slice(*cut)])
     # An odd number of steps between checkpoints: the run goes on between two steps of the artist.
-    options = [*ROUTES, "trainer.checkpoint.every=3 steps", "trainer.checkpoint.keep=null", "trainer.max_steps=300"]
+    options = [*ROUTES, "trainer.checkpoint.every=3 steps", "trainer.checkpoint.keep=null", "trainer.max_steps=120"]
 
     def start(output: str, *more: str) -> Any:
         return python("-m", "lrflow", *words(output, *options, *more), cwd=tmp_path, LRFLOW_TRUST="duels")
@@ -279,11 +279,11 @@ def test_it_is_killed_and_goes_on_exactly(python: Callable[..., Any], tmp_path: 
     saved = "killed/*/checkpoints/step-0000009.ckpt"
     assert start("killed").interrupt(signal.SIGKILL, lambda: list(tmp_path.glob(saved))) == -signal.SIGKILL
     (cut_folder,) = (tmp_path / "killed").iterdir()
-    assert len(rows(cut_folder)) < 300
+    assert len(rows(cut_folder)) < 120
     assert start("killed", "resume=last").wait() == 0
     (expected,), (again,) = (tmp_path / "whole").iterdir(), (tmp_path / "killed").iterdir()
     left, right = last(again), last(expected)
-    assert left["global_step"] == right["global_step"] == 300
+    assert left["global_step"] == right["global_step"] == 120
     assert all(same(left[part], right[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops"))
     assert [row["train/loss"] for row in rows(again)] == [row["train/loss"] for row in rows(expected)]
 
