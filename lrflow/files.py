@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from getpass import getuser
@@ -131,15 +132,18 @@ def write_json(path: Path, content: Any, default: Callable[[Any], Any] | None = 
     return write_whole(path, json.dumps(redact(content), indent=2, default=default) + "\n")
 
 
-def remove_parts(path: Path) -> None:
-    """Remove what killed processes left of a file, which no other process may be writing now.
+def remove_parts(path: Path, older: float | None = None) -> None:
+    """Remove what killed processes left of a file.
 
     Args:
         path: the file; a folder: every file in it.
+        older: only what was not written to for this many seconds; None: all, as no other process is writing it now.
     """
     folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
     for part in folder.glob(f".{name}.*.part"):
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process removed it, or has finished it
+            if older is None or time.time() - part.stat().st_mtime > older:
+                part.unlink()
 
 
 def set_aside(path: Path) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from lrflow.metric import Metric
 from lrflow.schedules.time import Floats
 
-_ROWS = 2000  # that are converted at once
+_CELLS = 500_000  # that are converted at once: as many rows as have room
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,24 @@ class GrowingFile:
                     wanted = [at for at, name in named if name != "step" and (not self._wanted or self._wanted(name))]
                     self._found = {at: ([], []) for at in wanted}
                 whole = islice(_whole(lines, len(self._columns)), rows)
-                while chunk := list(islice(whole, _ROWS)):
+                count = max(1, _CELLS // max(1, len(self._columns)))
+                while chunk := list(islice(whole, count)):
                     self._add(list(zip(*chunk, strict=True)))
         except FileNotFoundError:
             self._start_over()
         except (OSError, csv.Error):
             pass  # what was read until here is kept
         found = History()
+        joined: dict[tuple[int, ...], np.ndarray] = {}
+        parts: list[np.ndarray] = []  # kept until the end, so that no other array gets the id of one of them
         for at, (steps, values) in self._found.items():
             if steps:
-                steps[:], values[:] = [np.concatenate(steps)], [np.concatenate(values)]
+                # Columns with a value in each row share their steps, which halves the memory of a long file.
+                ids = tuple(map(id, steps))
+                if ids not in joined:
+                    joined[ids] = np.concatenate(steps)
+                parts += steps
+                steps[:], values[:] = [joined[ids]], [np.concatenate(values)]
                 found[self._columns[at]] = Series(steps[0], values[0])
         return found
 

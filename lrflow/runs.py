@@ -172,7 +172,8 @@ class RunFolder:
         return RunFolder(self.path / _STAGED)
 
     def commit(self) -> None:
-        """Replace the record by the staged one, because the resumed run continues."""
+        """Replace the record by the staged one, because the resumed run continues; it has not ended any more."""
+        self.summary.unlink(missing_ok=True)
         staged = self.path / _STAGED
         for file in sorted(staged.iterdir()) if staged.is_dir() else ():
             file.replace(self.path / file.name)

@@ -210,6 +210,16 @@ def test_a_run_id_is_made_once(tmp_path: Path) -> None:
     assert not moved.exists(), "of a run that never began nothing is left"
 
 
+def test_a_run_that_is_resumed_has_not_ended_from_its_first_step_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_summary({"status": "stopped"})
+    folder.stage().write_environment(resumed={"step": 3})
+    assert folder.read_summary()
+    folder.commit()
+    assert not folder.read_summary()
+    assert "resumed" in (tmp_path / "environment.json").read_text()
+
+
 def test_a_run_that_starts_over_takes_no_dashboard_of_the_one_before(tmp_path: Path) -> None:
     """Comet's archives would count as rows that the new run has logged already."""
     kept = RunFolder(tmp_path)

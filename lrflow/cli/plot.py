@@ -57,8 +57,10 @@ def plot(words: Sequence[str]) -> None:
     found = {figure.name: figure for figure in figures_of(folder, names)}
     if names and not found.keys() >= {*names}:
         found = {figure.name: figure for figure in figures_of(folder)}  # a message names them all
+    if not found:
+        raise LrflowError(f"{folder}: it has no values to draw")
     if "figure" not in given:
-        _list(found, folder)
+        _list(found)
         return
     chosen = _chosen(given["figure"], found, out)
     pictures = Path(FOLDER) if is_url(runs[0]) else folder / FOLDER
@@ -69,10 +71,7 @@ def plot(words: Sequence[str]) -> None:
         raise LrflowError(f"{error.filename}: cannot be written: {error.strerror or error}") from error
 
 
-def _list(found: dict[str, Figure], folder: Path) -> None:
-    if not found:
-        print(f"{folder}/ has no values to draw")
-        return
+def _list(found: dict[str, Figure]) -> None:
     table = Grid("<figure", "<shows")
     for figure in found.values():
         table.row(figure.name, figure.heading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shlex
@@ -15,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lrflow.dashboard import rows
@@ -213,7 +214,5 @@ def _page(page: Page, status: int = 200, is_list: bool = False) -> Response:
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:
-    answer = JSONResponse(content, status)
-    answer.body = redactor.file(bytes(answer.body).decode()).encode()
-    answer.headers["Content-Length"] = str(len(answer.body))
-    return answer
+    text = redactor.file(json.dumps(content, ensure_ascii=False, allow_nan=False))
+    return Response(text.encode(errors="replace"), status, media_type="application/json")

@@ -288,7 +288,7 @@ class Index:
         try:
             found = os.lstat(path)
             if stat.S_ISLNK(found.st_mode):
-                if not path.resolve().is_relative_to(self._root):
+                if not self._is_within(path):
                     return None
                 found = os.stat(path)
         except OSError:
@@ -301,8 +301,15 @@ class Index:
             rollbacks = list((folder / ROLLBACKS).glob("*.csv"))
         except OSError:
             rollbacks = []
-        within = all(path.resolve().is_relative_to(self._root) for path in (folder, *rollbacks))
+        within = all(self._is_within(path) for path in (folder, *rollbacks))
         return within and folder.is_dir() and all(self._state(folder / file) is not None for file in _FILES)
+
+    def _is_within(self, path: Path) -> bool:
+        """Return whether a path leads to something below the folder; links that lead in a circle lead nowhere."""
+        try:
+            return path.resolve().is_relative_to(self._root)
+        except (OSError, RuntimeError):
+            return False
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

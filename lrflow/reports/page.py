@@ -14,13 +14,16 @@ from typing import Any
 
 import lrflow
 from lrflow.display import CURVES
-from lrflow.files import write_whole
+from lrflow.files import remove_parts, write_whole
 from lrflow.reports.chart_parts import Figure, Spec
 from lrflow.reports.vega import library
 
 HERE = Path(__file__).parent
 LONG = 60  # characters; longer cells are wrapped
 LONG_WRAPPED = 24  # the same, in a table whose texts are wrapped; shorter ones may be narrower
+
+
+_LEFT = 60.0  # seconds since a part of a page was written to: its process was killed
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ class Page:
             LrflowError: the library that draws the figures cannot be made.
             OSError: the page cannot be written.
         """
+        remove_parts(path, older=_LEFT)
         return write_whole(path, self.text())
 
     def text(self, served: Served | None = None) -> str:

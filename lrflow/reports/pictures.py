@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,9 @@ def has_font(name: str) -> bool:
     import vl_convert
 
     _register_fonts()
-    text = f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text font-family="{name}">a</text></svg>'
-    return '"' not in name and b"/FontName" in vl_convert.svg_to_pdf(text)
+    text = f'<text font-family="{escape(name)}">a</text>'
+    text = f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{text}</svg>'
+    return name.isprintable() and '"' not in name and b"/FontName" in vl_convert.svg_to_pdf(text)
 
 
 def fonts() -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
+from lrflow.files import is_file
 from lrflow.finding import kinds_of, spoken
 from lrflow.metric import is_test
 from lrflow.redaction import MASK, redact_text
@@ -17,7 +19,7 @@ from lrflow.reports.run_charts import figures
 from lrflow.reports.run_course import RESUMED, Course
 from lrflow.reports.run_facts import command_again, environment, git_of, own_settings
 from lrflow.reports.runs import UNFINISHED, Run, written
-from lrflow.runs import PAGE, RunFolder
+from lrflow.runs import FINDINGS, PAGE, RunFolder
 from lrflow.training.block import DATA_TIME
 from lrflow.training.machine import PEAK
 from lrflow.tuning.find_record import Record
@@ -124,9 +126,19 @@ def warnings(course: Course) -> list[str]:
         series = course.history[name]
         if (lost := np.flatnonzero(~np.isfinite(series.values))).size:
             found.append(f"{name} is {series.values[lost[0]]} at {course.at(int(series.steps[lost[0]]))}.")
-    if not run.config:
-        found.append("Its config.yaml cannot be read.")
-    return found
+    return [*found, *(f"Its {name} cannot be read." for name in unreadable(run))]
+
+
+def unreadable(run: Run) -> list[str]:
+    """Return the names of the files of a run that are there and cannot be read: damaged, a folder, not permitted."""
+    read = {"config.yaml": run.config, "plan.json": run.plan, "summary.json": run.summary}
+    read |= {"environment.json": run.environment, "metrics.csv": True, FINDINGS: True}
+    paths = {name: run.folder / name for name in read}
+    return [
+        name
+        for name, path in paths.items()
+        if os.path.lexists(path) and not (read[name] and is_file(path) and os.access(path, os.R_OK))
+    ]
 
 
 def unfinished(course: Course) -> list[str]:

@@ -206,7 +206,8 @@ def page_of(folder: Path, start: Path) -> str:
         folder: of the run.
         start: the folder of the page with the link.
     """
-    return quote(f"{os.path.relpath(folder, start)}/{PAGE if (folder / PAGE).exists() else ''}")
+    path = f"{os.path.relpath(folder, start)}/{PAGE if (folder / PAGE).exists() else ''}"
+    return quote(os.fsencode(path))  # of bytes: a name may be no valid Unicode
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,13 @@ def test_figures_are_drawn_into_the_folder_or_a_file(outputs: Path, capsys: pyte
     assert "taken: cannot be written" in capsys.readouterr().err
 
 
+def test_a_run_without_values_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("name: x")
+    for words in ([], ["figure=all"], ["figure=lr"]):
+        assert main(["plot", str(tmp_path), *words]) == 1
+        assert "it has no values to draw" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -218,6 +218,14 @@ def test_what_is_deleted_meanwhile_is_reported(
     assert (answer.status_code, tiles(answer.text)["status"][0]) == (200, "unfinished"), "as far as it can be read"
 
 
+def test_names_that_are_not_unicode_are_shown(client: TestClient, index: Index) -> None:
+    (index.folder / "first").rename(index.folder / "a\udcff")
+    assert "a?" in "".join(client.get("/changes.json").json()["rows"].values())
+    name = ids(index)["a\udcff"]
+    for path in ("", "/live.json"):
+        assert client.get(f"/runs/{name}{path}").status_code == 200
+
+
 def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
     client = TestClient(application(Index(tmp_path), TOKEN), "http://localhost")
     assert "There are no runs under" in client.get(LIST).text

@@ -120,6 +120,12 @@ def test_links_that_lead_out_are_refused(indexed: Index, tmp_path: Path) -> None
     assert indexed.entry(indexed.entries()[0].id) is None
 
 
+def test_a_link_in_a_circle_hides_only_its_own_run(indexed: Index) -> None:
+    (indexed.folder / "first" / "metrics.csv").unlink()
+    (indexed.folder / "first" / "metrics.csv").symlink_to("metrics.csv")
+    assert names(indexed) == ["second"]
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

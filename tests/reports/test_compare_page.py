@@ -46,6 +46,11 @@ def test_runs_of_different_sweeps_are_over_each_other(run_folder: Callable[..., 
     assert headings(page)[:3] == ["Runs", "Learning rate", "val/loss"]
 
 
+def test_folders_whose_names_are_not_unicode_are_linked(run_folder: Callable[..., Path], tmp_path: Path) -> None:
+    runs = [Run(run_folder(name)) for name in ("a\udcff", "b")]
+    assert 'href="runs/a%FF/"' in write_comparison(runs, tmp_path / "page.html").read_text()
+
+
 def test_fifty_runs_are_legible(run_folder: Callable[..., Path], tmp_path: Path) -> None:
     runs = [
         Run(run_folder(f"{n}", 20, {"all": 0.001 * (n + 1)}, {"val/loss": {9: 1 + n, 19: n}}, config={"seed": n}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -209,7 +210,27 @@ def test_a_folder_of_an_older_version_has_a_page(name: str, tmp_path: Path) -> N
 def test_a_damaged_folder_has_a_page(damaged: str, content: bytes | None, run_folder: Callable[..., Path]) -> None:
     folder = run_folder(findings=[FINDING])
     (folder / damaged).unlink() if content is None else (folder / damaged).write_bytes(content)
-    assert "<h1>" in page_of(folder)
+    is_told = f"Its {damaged} cannot be read." in page_of(folder)
+    broken = (b"\xff[1",) if damaged != "plan.json" else (b"\xff[1", b'{"events": 3, "metrics": [], "git": 1}')
+    assert is_told == (content in broken and damaged != "metrics.csv"), "what can be read in part is shown in part"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "plan.json", "metrics.csv", "summary.json", "findings.jsonl"])
+def test_a_folder_in_place_of_a_file_is_reported(name: str, run_folder: Callable[..., Path]) -> None:
+    folder = run_folder()
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert f"Its {name} cannot be read." in page_of(folder)
+
+
+def test_what_killed_processes_left_of_a_page_is_removed(run_folder: Callable[..., Path]) -> None:
+    folder = run_folder()
+    parts = [folder / f".{PAGE}.{process}.part" for process in (1, 2)]
+    for part in parts:
+        part.write_text("<h1>")
+    os.utime(parts[0], (0, 0))
+    write_run_page(folder)
+    assert [part.exists() for part in parts] == [False, True], "another process may still write the second one"
 
 
 @pytest.mark.parametrize("number", ["1e999", "NaN", "1" + "0" * 400])
