@@ -26,8 +26,12 @@ _SHAPES = {
 }
 _VALUE = (
     "datum.value == 0 ? '0' : abs(datum.value) >= 1e5 ? format(datum.value, '.4~s')"
-    " : abs(datum.value) < 0.001 ? format(datum.value, '.3~e') : format(datum.value, ',.6~g')"
+    " : {small} ? format(datum.value, '.3~e') : format(datum.value, ',.6~g')"
 )
+_SMALL = {  # when the labels of an axis have a power of ten: all of them, or all below 1
+    "linear": "max(abs(domain('{side}')[0]), abs(domain('{side}')[1])) < 0.001",
+    "log": "(domain('{side}')[0] < 0.001 && datum.value < 1)",
+}
 _MARKED = (  # 1, 2 and 5 of each decade; where there is no room, 1; of less than a decade, all
     "(log(domain('{side}')[1] / domain('{side}')[0]) < 1.6"
     " || test({size} / log(domain('{side}')[1] / domain('{side}')[0]) > {room}"
@@ -210,7 +214,8 @@ class Layers:
         if max(self.shades) == min(self.shades):
             return {"color": {"value": COLD_TO_HOT[len(COLD_TO_HOT) // 2]}, "opacity": {"value": opacity}}
         scale = {"type": "log", "domain": [min(self.shades), max(self.shades)], "range": list(COLD_TO_HOT)}
-        legend = {"title": self.shade, "labelExpr": _VALUE, "direction": "horizontal", "gradientThickness": 8}
+        label = _VALUE.format(small="datum.value < 1" if min(self.shades) < 0.001 else "false")
+        legend = {"title": self.shade, "labelExpr": label, "direction": "horizontal", "gradientThickness": 8}
         colour = {
             "condition": {
                 "test": "isValid(datum.shade)", "field": "shade", "type": "quantitative", "scale": scale,
@@ -255,7 +260,8 @@ def _encoding(side: str, axis: Axis, padding: int) -> Spec:
     rounded = side == "y" and axis.scale == "linear" and not axis.ends  # ends at round values, beyond its values
     scale |= {"padding": _EDGE if axis.ends else padding if rounded else max(padding, _EDGE)}
     scale |= {key: end for key, end in (("domainMin", low), ("domainMax", high)) if end is not None}
-    label = "format(datum.value, '.0%')" if axis.percent else _VALUE
+    small = _SMALL[axis.scale].format(side=side)
+    label = "format(datum.value, '.0%')" if axis.percent else _VALUE.format(small=small)
     look: Spec = {"grid": side == "y", "labelExpr": label}
     if axis.scale == "log":
         test = _MARKED.format(side=side, size="width" if side == "x" else "height", room=62 if side == "x" else 17)

@@ -100,6 +100,39 @@ function legend(entries, view) {
   return group;
 }
 
+// The values of a chart as a table, which the keyboard and a screen reader reach; made each time it is opened.
+function values(spec, view, heading) {
+  const parts = [spec, ...(spec.layer ?? [])];
+  const names = [...new Set(parts.map((part) => part.data?.name).filter(Boolean))];
+  const titles = { series: "name", name: "name", dash: "line", x: "x", x2: "to", y: "y", y2: "to", value: "value", hint: "note" };
+  for (const channel of parts.flatMap((part) => Object.values(part.encoding ?? {}))) {
+    if (channel.title && channel.field in titles) titles[channel.field] = channel.title;
+  }
+  const details = made("details", "values");
+  details.append(made("summary", "", "Values"));
+  details.addEventListener("toggle", () => {
+    details.querySelector(".scroll")?.remove();
+    if (!details.open) return;
+    const all = names.flatMap((name) => view.data(name));
+    const fields = Object.keys(titles).filter((field) => all.some((row) => row[field] !== undefined));
+    const table = made("table", "");
+    const head = table.createTHead().insertRow();
+    for (const field of fields) head.append(Object.assign(made("th", "", titles[field]), { scope: "col" }));
+    const body = table.createTBody();
+    for (const row of all) {
+      const line = body.insertRow();
+      for (const field of fields) line.insertCell().textContent = row[field] ?? "";
+    }
+    const scroll = made("div", "scroll");
+    scroll.tabIndex = 0;
+    scroll.setAttribute("role", "region");
+    scroll.setAttribute("aria-label", `values of ${heading}`);
+    scroll.append(table);
+    details.append(scroll);
+  });
+  return details;
+}
+
 async function draw(figure, spec, data) {
   const place = figure.querySelector(".chart");
   const summary = place.querySelector(".summary");
@@ -120,6 +153,8 @@ async function draw(figure, spec, data) {
   inner.setAttribute("aria-hidden", "true"); // the description says it all; a thousand marks would say it again
   summary.remove();
   if (entries.length) figure.prepend(legend(entries, drawn.view));
+  const heading = figure.closest("section")?.querySelector("h2")?.textContent ?? "the chart";
+  if (spec.encoding?.x?.field !== "axis") figure.append(values(spec, drawn.view, heading)); // a table has parallel lines
   return drawn.view;
 }
 

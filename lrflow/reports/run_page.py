@@ -131,7 +131,7 @@ def warnings(course: Course) -> list[str]:
 
 def unreadable(run: Run) -> list[str]:
     """Return the names of the files of a run that are there and cannot be read: damaged, a folder, not permitted."""
-    read = {"config.yaml": run.config, "plan.json": run.plan, "summary.json": run.summary}
+    read: dict[str, object] = {"config.yaml": run.config, "plan.json": run.plan, "summary.json": run.summary}
     read |= {"environment.json": run.environment, "metrics.csv": True, FINDINGS: True}
     paths = {name: run.folder / name for name in read}
     return [
