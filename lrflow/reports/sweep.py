@@ -183,17 +183,17 @@ def _facts(sweep: SweepResults, analyses: Sequence[Analysis]) -> list[Fact]:
     facts = []
     for analysis in analyses:
         curve, metric = analysis.curves[0], analysis.sweep.metric
-        if not (curve.minimum and curve.basin):
+        if not curve.minimum:
             continue
         of = f" by {metric}" * several + f" of {curve.name}" * bool(curve.name)
         seeds = "; {:.3g} to {:.3g} over seeds".format(*curve.seeds) if curve.seeds else ""
         facts.append(Fact(f"best LR{of}", f"{curve.lr:.3g}", f"{curve.interval_text}{seeds}"))
         if several:
             continue
-        allowed = analysis.margin_of(curve)
-        note = f"{curve.basin.low:.2g} to {curve.basin.high:.2g}: {metric} worse by at most {allowed:.2g}"
-        above = "" if all(curve.basin.closed) else "> "  # the basin extends beyond the LRs that were tried
-        facts.append(Fact("basin", f"{above}{curve.basin.decades:.2g} decades", note))
+        if basin := curve.basin:
+            note = f"{basin.low:.2g} to {basin.high:.2g}: {metric} worse by at most {analysis.margin_of(curve):.2g}"
+            above = "" if all(basin.closed) else "> "  # the basin extends beyond the LRs that were tried
+            facts.append(Fact("basin", f"{above}{basin.decades:.2g} decades", note))
         if curve.sensitivity is not None:
             facts.append(Fact("LR sensitivity", f"{curve.sensitivity:.3g}", "mean loss over the LRs, minus the best"))
     for objective in sweep.objectives:
@@ -304,10 +304,10 @@ def _answer(analysis: Analysis) -> Table:
         table.add_column(heading, no_wrap=heading != "")
     for curve in analysis.curves:
         cells = list(curve.doubts[:1])
-        if curve.basin and math.isfinite(curve.cost):
+        if curve.minimum and math.isfinite(curve.cost):
             low, high = curve.interval
             cells = [f"{curve.lr:.3g}", f"{low:.3g} to {high:.3g}", f"{analysis.metric(curve.cost):.4g}"]
-            cells.append(f"{curve.basin.low:.2g} to {curve.basin.high:.2g}")
+            cells.append(f"{curve.basin.low:.2g} to {curve.basin.high:.2g}" if curve.basin else "")
             if analysis.measures_sensitivity:
                 cells.append("" if curve.sensitivity is None else f"{curve.sensitivity:.3g}")
             cells += ["{:.3g} to {:.3g}".format(*curve.seeds)] if curve.seeds else []

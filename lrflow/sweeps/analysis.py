@@ -15,6 +15,7 @@ from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_no
 from lrflow.tuning.confirmation import FIT_RADIUS, MIN_DISTANCE, Minimum, fit_parabola
 
 MARGIN = "5%"  # width of a basin, as a share of what training gains
+MIN_BASIN = 3  # LRs with a finite metric; between fewer, the ends of a basin say nothing
 MIN_LRS = 4  # with a finite metric; a parabola is not fitted to fewer
 MAX_LEVELS = 6  # values of a swept number; one with more is averaged over, one with fewer has a curve per value
 MERGE_WITHIN = MIN_DISTANCE / 2  # decades; LRs that are closer are merged into one point
@@ -289,7 +290,7 @@ def _curve(
         share = np.gradient(np.array(list(costs)))
         capped = np.minimum(np.array(list(costs.values())), initial)
         sensitivity = float((share * capped).sum() / share.sum()) - min(finite[best], initial)
-    basin = _basin(costs, best, finite[best] + allowed)
+    basin = _basin(costs, best, finite[best] + allowed) if len(finite) >= MIN_BASIN else None
     tried = len({trial.rate(key) for point in points if math.isfinite(point.cost) for trial in point.trials})
     doubts = _doubts(points, pruned, minimum, radius, len(finite), tried)
     return LRCurve(name, given, points, minimum, basin, sensitivity, tuple(doubts), seeds)

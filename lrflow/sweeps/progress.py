@@ -20,6 +20,7 @@ from lrflow.display import QuietConsole
 from lrflow.outcome import STATUSES
 from lrflow.runs import RunFolder
 from lrflow.sweeps.outcomes import recorded_runs, status_of
+from lrflow.wording import duration
 
 MAX_ROWS = 8
 """Trials in the live table: the best ones and the running ones."""
@@ -140,7 +141,7 @@ class Progress:
         if ended <= 0:
             return ""
         left = (time.monotonic() - self._started) / ended * (self._n_trials - ended - self._resumed_with)
-        return f", about {_time(left)} left"
+        return f", about {duration(round(left))} left"
 
 
 def _given(trial: FrozenTrial) -> dict[str, str]:
@@ -153,9 +154,3 @@ def _value(trial: FrozenTrial) -> str:
 
 def _plus_minus(std: float | None) -> str:
     return "" if std is None else f" ± {std:.2g}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -146,3 +147,21 @@ def test_a_line_along_an_edge_is_not_cut() -> None:
 
 def test_bars_describe_themselves() -> None:
     assert bars({"lr": 0.6, "seed": 0.05}, "share", percent=True)["description"] == "lr: 60%; seed: 5%"
+
+
+@pytest.mark.parametrize(
+    ("scale", "values", "shown", "never"),
+    [
+        ("linear", [0.0, 0.003], "0.0005", "e-"),
+        ("linear", [0.0, 0.0003], "1e-4", "0.0"),
+        ("log", [0.0001, 3.0], "1e-2", "0.0"),
+        ("log", [0.002, 3.0], "0.01", "e-"),
+    ],
+)
+def test_the_labels_of_an_axis_have_one_notation(scale: str, values: list[float], shown: str, never: str) -> None:
+    import vl_convert
+
+    spec = chart(Axis("step"), Axis("LR", scale), [Line("lr", [0, 1], values)])
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", vl_convert.vegalite_to_svg({**spec, "height": 400}))
+    assert shown in labels
+    assert not [label for label in labels if never in label and not label.endswith("LR")]

@@ -108,6 +108,7 @@ def test_a_browser_draws_every_chart_and_reports_nothing(tmp_path: Path) -> None
     told = re.findall(r'<div class="chart"[^>]*role="img"[^>]*aria-label="([^"]*)"[^>]*>', found.dom)
     assert len(told) == found.dom.count("<svg") == 4
     assert told[0] == "it falls"
+    assert found.dom.count('<details class="values"><summary class="">Values</summary>') == 3, "not of parallel lines"
     assert '<p class="notes">This chart' not in found.dom
     pressed = re.findall(r'<button[^>]* aria-pressed="false">(?:(?!</button>).)*</button>', found.dom)
     assert [re.sub("<.*?>", "", button) for button in pressed] == ["train", "val", "spike", "fit"]

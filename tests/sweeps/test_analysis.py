@@ -274,6 +274,12 @@ def test_the_order_of_trials_and_the_sign_of_the_metric_do_not_matter(losses: li
     assert answer(swept(rates, [-loss for loss in losses], mode="max")) == expected
 
 
+def test_one_or_two_lrs_have_a_best_one_and_no_basin() -> None:
+    for losses in ([0.5], [0.5, 0.25]):
+        found = analyse(swept([0.01, 0.1][: len(losses)], losses))
+        assert found is None or (found.curves[0].basin is None and found.curves[0].lr == 0.1)
+
+
 @given(LOSSES)
 @settings(max_examples=40)
 def test_the_interval_and_the_basin_contain_the_best_lr(losses: list[float]) -> None:
