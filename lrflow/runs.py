@@ -174,8 +174,7 @@ class RunFolder:
     def commit(self) -> None:
         """Replace the record by the staged one, because the resumed run continues; it has not ended any more."""
         self.summary.unlink(missing_ok=True)
-        staged = self.path / _STAGED
-        for file in sorted(staged.iterdir()) if staged.is_dir() else ():
+        for file in sorted((self.path / _STAGED).glob("*")):
             file.replace(self.path / file.name)
         self._discard_staged()
 
