@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from lrflow.errors import Problem
 from lrflow.layers.parameters import Entry, Parameters, Uses, is_norm
-from lrflow.layers.rules import Rule, number
+from lrflow.layers.rules import UNDECAYED, Multiple, Rule, number
 
 _STACKS = (nn.Sequential, nn.ModuleList)
 _CONTAINERS = (*_STACKS, nn.ModuleDict)
@@ -32,7 +33,7 @@ class Layer:
     depth: int
 
 
-def layers_of(model: nn.Module | Parameters) -> list[Layer]:
+def layers_of(model: nn.Module | Parameters, last_norm: str = "head") -> list[Layer]:
     """Return the layers of a model from the input to the head; every parameter belongs to one of them.
 
     Layers are the model's children. `Sequential`, `ModuleList` and `ModuleDict` are opened into their items, and so is
@@ -44,9 +45,17 @@ def layers_of(model: nn.Module | Parameters) -> list[Layer]:
     each layer that feeds only the head, such as the last ones of parallel towers, is one below it. A norm, or a
     parameter that an opened module holds itself (a class token, a positional table), belongs to the layer whose output
     it is applied to; but a norm between the last block of a stack and a layer that is no block, such as the head,
-    belongs to the latter (as in BEiT and timm). Unused layers stay where they are declared.
+    belongs to the latter (as in BEiT and MAE) unless `last_norm` is `block` (as in timm). Unused layers stay where they
+    are declared.
+
+    A stage is one of several similar modules in a container that hold a stack of blocks themselves. What a stage
+    declares before its blocks, such as a downsampling, belongs to its first block (as in timm).
 
     If no forward pass was traced, the order of declaration replaces the order of use: a layer feeds the next one.
+
+    Args:
+        model: any module, or its parameters.
+        last_norm: `head` or `block`: where a norm between the last block and the head belongs.
     """
     parameters = Parameters.of(model)
     entries = {entry.parameter: entry for entry in parameters.entries}
@@ -54,22 +63,29 @@ def layers_of(model: nn.Module | Parameters) -> list[Layer]:
     loose: list[tuple[str | None, bool, list[Entry]]] = []  # the layer declared before; whether it is a norm
     blocks: set[str] = set()
     last: str | None = None
-    for path, module, opened, is_block in _walk(parameters.model, parameters.uses):
+    leading: list[Entry] = []  # of the stage whose first block comes next
+    for path, module, opened, role in _walk(parameters.model, parameters.uses):
         own = [entries.pop(p) for p in module.parameters(recurse=not opened) if p in entries]
-        if own and not opened and not is_norm(module):
-            layers[path], last = own, path
-            blocks |= {path} if is_block else set()
+        if own and role == "leads":
+            leading += own
+        elif own and not opened and not is_norm(module):
+            layers[path], last = [*leading, *own], path
+            leading = []
+            blocks |= {path} if role == "block" else set()
         elif own and opened:  # each parameter separately
             loose += [(last, False, [entry]) for entry in own]
         elif own:
             loose.append((last, True, own))
+    if leading and last:
+        layers[last] += leading
     if not layers:  # the model has only norms and bare parameters
         return [Layer("model", tuple(entry for *_, own in loose for entry in own), 0)] if loose else []
     order, depths = _depths(layers, parameters.uses)
     held = {name: tuple(layers[name]) for name in order}
     for declared, of_norm, own in loose:
         owner = _owner(own, held, parameters.uses) or declared or order[0]
-        above = _fed(own, held, parameters.uses, [*layers], owner) if of_norm and owner in blocks else None
+        ends = of_norm and owner in blocks and last_norm == "head"
+        above = _fed(own, held, parameters.uses, [*layers], owner) if ends else None
         layers[owner if above is None or above in blocks else above] += own
     return [Layer(name, tuple(layers[name]), depths[name]) for name in order]
 
@@ -138,38 +154,64 @@ def check_min_scale(min_scale: object) -> list[Problem]:
     return []
 
 
-def layer_rules(layer: Layer, no_decay: bool, **settings: Any) -> list[Rule]:
-    """Return the rules of one layer: its biases and norms (without weight decay, if `no_decay`), and the rest.
+def layer_rules(
+    layer: Layer,
+    no_decay: bool,
+    factor: float,
+    undecayed: Collection[Entry] = (),
+    factors: Mapping[Entry, float] = MappingProxyType({}),
+    **settings: Any,
+) -> list[Rule]:
+    """Return the rules of one layer: what has no weight decay (`NAME/no_decay`), and the rest.
 
     Args:
         layer: its frozen parameters get no rule.
-        no_decay: whether biases and norms get a group of their own, `NAME/no_decay`.
-        settings: further settings of both rules.
+        no_decay: whether biases, norms and other parameters with fewer than two dimensions have no weight decay.
+        factor: LR of the layer, as a multiple of the peak.
+        undecayed: further parameters without weight decay.
+        factors: further factors of single parameters, which then have groups of their own (`NAME/0.2x`).
+        settings: further settings of all rules.
     """
-    trainable = [entry for entry in layer.entries if entry.trainable]
-    plain = [entry.parameter for entry in trainable if no_decay and entry.kinds & {"bias", "norm"}]
-    rest = [entry.parameter for entry in trainable if not (no_decay and entry.kinds & {"bias", "norm"})]
+    groups: dict[tuple[float, bool], list[Entry]] = {}
+    for entry in layer.entries:
+        if entry.trainable:
+            plain = entry in undecayed or (no_decay and not entry.kinds.isdisjoint(UNDECAYED))
+            groups.setdefault((factors.get(entry, 1.0), plain), []).append(entry)
     rules = []
-    if plain:
-        rules.append(Rule(f"{layer.name}/no_decay", parameters=plain, weight_decay=0.0, depth=layer.depth, **settings))
-    if rest:
-        rules.append(Rule(layer.name, parameters=rest, depth=layer.depth, **settings))
+    for (own, plain), members in sorted(
+        groups.items(), key=lambda group: (group[0][0] != 1.0, group[0][0], not group[0][1])
+    ):
+        name = layer.name + ("" if own == 1.0 else f"/{own:.12g}x") + ("/no_decay" if plain else "")
+        decay = 0.0 if plain else None
+        lr = Multiple(factor * own)
+        parameters = [entry.parameter for entry in members]
+        rules.append(Rule(name, parameters=parameters, lr=lr, weight_decay=decay, depth=layer.depth, **settings))
     return rules
 
 
-def _walk(module: nn.Module, uses: Uses | None, path: str = "") -> Iterator[tuple[str, nn.Module, bool, bool]]:
-    """Yield (path, module, whether it was opened, whether it is a block of a stack) in the order of declaration."""
-    yield path, module, True, False
+def _walk(
+    module: nn.Module, uses: Uses | None, path: str = "", role: str = ""
+) -> Iterator[tuple[str, nn.Module, bool, str]]:
+    """Yield (path, module, whether it was opened, role) in the order of declaration.
+
+    The role is `block` (of a stack), `leads` (it belongs to the first block of its stage), or empty.
+    """
+    yield path, module, True, role
     children = [(name, child) for name, child in module.named_children() if _has_parameters(child)]
     stack = _is_stack(module, uses)
+    leads = role == "stage" and any(_holds_stack(child, uses) for _, child in children)
     for name, child in children:
         below = ".".join(part for part in (path, name) if part and part != "_orig_mod")  # added by torch.compile
         only = len(children) == 1 and type(module) not in _STACKS and any(True for _ in child.children())
         block = stack and _is_block(child) and not _is_one_layer(child)
-        if only or (type(child) in _CONTAINERS and not block) or _holds_stack(child, uses):
-            yield from _walk(child, uses, below)
+        holds = _holds_stack(child, uses)
+        leads = leads and not holds
+        own = "leads" if role == "leads" or leads else ""
+        if only or (type(child) in _CONTAINERS and not block) or holds:
+            is_stage = stack and type(child) not in _CONTAINERS
+            yield from _walk(child, uses, below, own or ("stage" if is_stage else ""))
         else:
-            yield below, child, False, stack and _is_block(child)
+            yield below, child, False, own or ("block" if stack and _is_block(child) else "")
 
 
 def _holds_stack(module: nn.Module, uses: Uses | None) -> bool:

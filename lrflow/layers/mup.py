@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import check_initialised
 from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
-from lrflow.layers.rules import Multiple, Rule, Table
+from lrflow.layers.rules import UNDECAYED, Multiple, Rule, Table
 from lrflow.wording import joined, shape_text
 
 ROLES = ("input", "vector", "hidden", "output", "fixed")
@@ -53,7 +53,8 @@ class MuP:
         readout: `zero`: output weights start at zero; `keep`: they start as in the model, such as pretrained weights.
         roles: `input`, `hidden` ([out, in]) or `output`, by globs over the names of parameters whose class does not
             determine their role: `{pos_embed: input}`.
-        no_decay: whether biases and norms have no weight decay, in groups of their own (`vector/no_decay`).
+        no_decay: whether biases, norms and other parameters with fewer than two dimensions have no weight decay, in
+            groups of their own (`vector/no_decay`).
 
     Raises:
         ConfigError: invalid values.
@@ -137,7 +138,7 @@ class MuP:
         trained = [width for width in widths if width.entry.trainable]
         groups: dict[tuple[str, bool, float], list[Width]] = {}
         for width in sorted(trained, key=lambda width: ROLES.index(width.role)):
-            plain = self.no_decay and bool(width.entry.kinds & {"bias", "norm"})
+            plain = self.no_decay and bool(width.entry.kinds.intersection(UNDECAYED))
             groups.setdefault((width.role, plain, lr_scale(width, table)), []).append(width)
         rules = []
         for (role, plain, scale), members in groups.items():

@@ -70,7 +70,9 @@ class Entry:
                 kinds.add("norm")
             if isinstance(place.holder, nn.Embedding | nn.EmbeddingBag):
                 kinds.add("embedding")
-        if not kinds and self.parameter.ndim >= 2:
+        if self.parameter.ndim < 2:
+            kinds.add("vector")
+        elif not kinds:
             kinds.add("matrix")
         return frozenset(kinds)
 

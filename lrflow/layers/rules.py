@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # the schemas import this module without torch
 
     from lrflow.layers.parameters import Entry, Parameters
 
-SELECTS = ("bias", "norm", "embedding", "matrix")
+SELECTS = ("bias", "norm", "vector", "embedding", "matrix")
+UNDECAYED = ("bias", "norm", "vector")
+"""The kinds that `no_decay` excludes from weight decay, as timm and BEiT do."""
 SELECTORS = ("match", "type", "ndim", "select")
 
 Table = Literal["adam", "sgd"]
@@ -56,6 +58,7 @@ class Rule:
             - `bias`: named `bias`, `*_bias` or `bias_*`;
             - `norm`: held by a normalisation layer of torch, or by a class whose name ends in `Norm`
               or `Norm1d`, `Norm2d`, `Norm3d`;
+            - `vector`: one dimension or none, such as biases, gains of norms and the scales of LayerScale;
             - `embedding`: held by `nn.Embedding` or `nn.EmbeddingBag`;
             - `matrix`: two or more dimensions and none of the above. This includes convolution kernels and positional
               tables held as a bare `nn.Parameter`, which cannot be told apart from weights.
@@ -251,6 +254,17 @@ def as_tuple(value: object) -> tuple:
 def compile_pattern(text: str) -> re.Pattern[str]:
     """Compile a glob, or a regular expression marked `re:`, for `fullmatch`."""
     return re.compile(text[3:] if text.startswith("re:") else fnmatch.translate(text))
+
+
+def check_patterns(patterns: object, key: str) -> list[Problem]:
+    """Return a problem for each entry, or the only one, that is no glob and no regular expression."""
+    problems = []
+    for entry in as_tuple(patterns):
+        if not isinstance(entry, str) or not entry:
+            problems.append(Problem(key, "expected text or a list of it", entry))
+        else:
+            problems += [replace(problem, key=key) for problem in _check_entry("match", entry)]
+    return problems
 
 
 def _check_entry(selector: str, entry: object) -> Iterable[Problem]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.depth import check_min_scale, highest, layer_rules, layers_of
 from lrflow.layers.parameters import Parameters
-from lrflow.layers.rules import Multiple, Rule, RuleMaker, number
+from lrflow.layers.rules import Rule, RuleMaker, number
 from lrflow.schedules import Duration, DurationLike
 
 
@@ -27,7 +27,8 @@ class GradualUnfreezing(RuleMaker):
         factor: LR of a layer over the LR of the one below, 1 or more.
         warmup: a duration, in which the LR of an unfrozen layer rises to its schedule.
         min_scale: no layer's LR factor falls below this.
-        no_decay: whether biases and norms have no weight decay, in groups of their own (`stage1.0/no_decay`).
+        no_decay: whether biases, norms and other parameters with fewer than two dimensions have no weight decay, in
+            groups of their own (`stage1.0/no_decay`).
         freeze_statistics: whether the batch norms of frozen layers keep their running statistics.
 
     Raises:
@@ -78,5 +79,5 @@ class GradualUnfreezing(RuleMaker):
                 "unfreeze_warmup": self.warmup,
                 "freeze_statistics": self.freeze_statistics,
             }
-            rules += layer_rules(layer, self.no_decay, lr=Multiple(scale), **(late if above else {}))
+            rules += layer_rules(layer, self.no_decay, scale, **(late if above else {}))
         return rules

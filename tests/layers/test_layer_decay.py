@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lrflow.layers import LayerDecay, Rule, resolve
+from lrflow.layers.layer_decay import TOKENS
 from lrflow.models import CNN, MLP, Logistic, ResNet
 
 
@@ -89,8 +92,132 @@ def test_biases_and_norms_go_without_weight_decay_in_groups_of_their_own() -> No
     ]
     for name, group in groups.items():
         assert group.weight_decay == (0.0 if name.endswith("/no_decay") else None)
-    assert [name for name, _ in groups["patch_embed"].parameters] == ["cls_token", "pos_embed", "patch_embed.weight"]
+    assert [name for name, _ in groups["patch_embed"].parameters] == ["patch_embed.weight"]
+    assert {"cls_token", "pos_embed"} < {name for name, _ in groups["patch_embed/no_decay"].parameters}
     assert all("norm" in name or "bias" in name for name, _ in groups["blocks.0/no_decay"].parameters)
+
+
+class Scaled(nn.Module):
+    """LayerScale, as timm names it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(4))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.ls1 = nn.LayerNorm(4), nn.MultiheadAttention(4, 2), Scaled()
+
+
+class ViT(nn.Module):
+    """The names of timm's VisionTransformer, with and without tokens, LayerScale and a norm at the end."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.cls_token, self.reg_token = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.zeros(1, 2, 4))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 4))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, 4, 2, 2)})
+        self.blocks = nn.Sequential(*(Block() for _ in range(depth)))
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 3)
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(4))
+        self.conv_dw, self.norm = nn.Conv2d(4, 4, 3, groups=4), nn.LayerNorm(4)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(4, 8), "fc2": nn.Linear(8, 4)})
+
+
+class ConvNeXtStage(nn.Module):
+    def __init__(self, blocks: int, first: bool) -> None:
+        super().__init__()
+        self.downsample = nn.Identity() if first else nn.Sequential(nn.LayerNorm(4), nn.Conv2d(4, 4, 2, 2))
+        self.blocks = nn.Sequential(*(ConvNeXtBlock() for _ in range(blocks)))
+
+
+class NormedHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc = nn.LayerNorm(4), nn.Linear(4, 3)
+
+
+class ConvNeXt(nn.Module):
+    """The names of timm's ConvNeXt."""
+
+    def __init__(self, blocks: list[int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.LayerNorm(4))
+        self.stages = nn.Sequential(*(ConvNeXtStage(count, not index) for index, count in enumerate(blocks)))
+        self.head = NormedHead()
+
+
+def timm(model: nn.Module, decay: float) -> dict[str, tuple[float, float | None]]:
+    """Factor and weight decay of each parameter in timm 1.0.31 (`param_groups_layer_decay`), from its patterns.
+
+    What no pattern matches is the head; `99999` means the layer before. No weight decay: at most one dimension, and the
+    names of the model's `no_weight_decay`.
+    """
+    vit = [(r"cls_token|reg_token|pos_embed|patch_embed", 0), (r"blocks\.(\d+)", 1), (r"norm", 99999)]
+    convnext = [(r"stem", 0), (r"stages\.(\d+)\.downsample", 1), (r"stages\.(\d+)\.blocks\.(\d+)", 1)]
+    places: dict[str, tuple[float, ...]] = {}
+    for name, _ in model.named_parameters():
+        found = [(re.match(pattern, name), at) for pattern, at in (vit if isinstance(model, ViT) else convnext)]
+        match, at = next(((match, at) for match, at in found if match), (None, math.inf))
+        numbers = tuple(map(float, match.groups())) if match else ()
+        numbers = (*numbers, 0.0) if "downsample" in name else numbers
+        places[name] = (at, *numbers)
+    order = sorted({place for place in places.values() if place[0] != 99999})
+    last = max(index for index, place in enumerate(order) if place[0] < 99999)
+    ids = {name: order.index(place) if place[0] != 99999 else last for name, place in places.items()}
+    return {
+        name: (
+            decay ** (max(ids.values()) - ids[name]),
+            0.0 if parameter.ndim <= 1 or name in ("pos_embed", "cls_token", "reg_token", "dist_token") else None,
+        )
+        for name, parameter in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("model", [ViT(1), ViT(3), ConvNeXt([1, 1, 2, 1]), ConvNeXt([3, 3, 9, 3])])
+def test_groups_are_those_of_timm(model: nn.Module) -> None:
+    groups = resolve(model, LayerDecay(0.7, last_norm="block").rules(model), lr=1.0)
+    made = {name: (group.scale, group.weight_decay) for group in groups for name, _ in group.parameters}
+    assert made == {name: (pytest.approx(scale, rel=1e-12), decay) for name, (scale, decay) in timm(model, 0.7).items()}
+
+
+def test_the_last_norm_is_the_heads_in_beit_and_mae() -> None:
+    model = ViT(2)
+    made = scales(model, LayerDecay(0.5))
+    assert made["norm.weight"] == made["head.weight"] == 1.0
+    assert {name: scale for name, scale in made.items() if "norm." not in name} == {
+        name: scale for name, (scale, _) in timm(model, 0.5).items() if "norm." not in name
+    }
+
+
+def scales(model: nn.Module, maker: LayerDecay) -> dict[str, float]:
+    return {name: g.scale for g in resolve(model, maker.rules(model), lr=1.0) for name, _ in g.parameters}
+
+
+def test_factors_multiply_those_of_the_layers() -> None:
+    """DINOv2 trains the patch embedding at a fifth of its layer's LR."""
+    model, factors = ViT(2), {"*patch_embed.*": 0.2, "head.bias": 3.0}
+    plain, made = scales(model, LayerDecay(0.9)), scales(model, LayerDecay(0.9, factors=factors))
+    changed = {"patch_embed.proj.weight": 0.2, "patch_embed.proj.bias": 0.2, "head.bias": 3.0}
+    assert made == {name: pytest.approx(scale * changed.get(name, 1.0)) for name, scale in plain.items()}
+    names = [rule.name for rule in LayerDecay(0.9, factors=factors).rules(model)]
+    assert {"patch_embed.proj/0.2x", "patch_embed.proj/0.2x/no_decay", "head/3x/no_decay"} <= {*names}
+
+
+def test_names_that_the_model_lacks(refused: Callable) -> None:
+    model = ViT(1)
+    found = refused(LayerDecay(tokens=["cls_tokn", *TOKENS], factors={"patch_emb.*": 0.2}).rules, model)
+    assert list(found) == ["layers.tokens", "layers.factors"]
+    assert "nearest: cls_token" in found["layers.tokens"]
+    assert "nearest: patch_embed.*" in found["layers.factors"]
 
 
 def test_the_factor_stops_at_min_scale() -> None:
@@ -179,3 +306,6 @@ def test_values_out_of_range(refused: Callable) -> None:
     assert list(refused(LayerDecay, decay=0)) == ["layers.decay"]
     assert list(refused(LayerDecay, decay=float("nan"))) == ["layers.decay"]
     assert list(refused(LayerDecay, decay="a", min_scale=None)) == ["layers.decay", "layers.min_scale"]
+    assert list(refused(LayerDecay, tokens=["re:("], last_norm="hed")) == ["layers.tokens", "layers.last_norm"]
+    assert list(refused(LayerDecay, factors={"a": 0, "b": "x"})) == ["layers.factors.a", "layers.factors.b"]
+    assert list(refused(LayerDecay, factors=[0.2])) == ["layers.factors"]

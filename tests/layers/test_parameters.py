@@ -48,32 +48,37 @@ def test_norms(module: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        (nn.Linear(3, 4), {"weight": {"matrix"}, "bias": {"bias"}}),
-        (nn.Conv2d(3, 4, 3), {"weight": {"matrix"}, "bias": {"bias"}}),
-        (nn.LayerNorm(3), {"weight": {"norm"}, "bias": {"norm", "bias"}}),
+        (nn.Linear(3, 4), {"weight": {"matrix"}, "bias": {"bias", "vector"}}),
+        (nn.Conv2d(3, 4, 3), {"weight": {"matrix"}, "bias": {"bias", "vector"}}),
+        (nn.LayerNorm(3), {"weight": {"norm", "vector"}, "bias": {"norm", "bias", "vector"}}),
         (nn.Embedding(5, 3), {"weight": {"embedding"}}),
         (nn.EmbeddingBag(5, 3), {"weight": {"embedding"}}),
-        (nn.PReLU(), {"weight": set()}),
-        (NormalHead(), {"scale": set()}),
+        (nn.PReLU(), {"weight": {"vector"}}),
+        (NormalHead(), {"scale": {"vector"}}),
         (
             nn.LSTM(3, 4),
-            {"weight_ih_l0": {"matrix"}, "weight_hh_l0": {"matrix"}, "bias_ih_l0": {"bias"}, "bias_hh_l0": {"bias"}},
+            {
+                "weight_ih_l0": {"matrix"},
+                "weight_hh_l0": {"matrix"},
+                "bias_ih_l0": {"bias", "vector"},
+                "bias_hh_l0": {"bias", "vector"},
+            },
         ),
         (
             nn.MultiheadAttention(4, 2, add_bias_kv=True),
             {
                 "in_proj_weight": {"matrix"},
-                "in_proj_bias": {"bias"},
+                "in_proj_bias": {"bias", "vector"},
                 "bias_k": {"bias"},
                 "bias_v": {"bias"},
                 "out_proj.weight": {"matrix"},
-                "out_proj.bias": {"bias"},
+                "out_proj.bias": {"bias", "vector"},
             },
         ),
         (
             parametrizations.weight_norm(nn.Linear(3, 4)),
             {
-                "bias": {"bias"},
+                "bias": {"bias", "vector"},
                 "parametrizations.weight.original0": {"matrix"},
                 "parametrizations.weight.original1": {"matrix"},
             },
