@@ -141,6 +141,7 @@ def schedule_picture(name: str) -> Picture:
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "airbench": ("optimizer=airbench", "model=resnet"),
+    "lora": ("recipe=finetune_text/lora",),
     "muon": ("optimizer=muon", "model=resnet"),
     "mup": ("layers.base={widths: [64, 64]}", "model=mlp", "model.widths=[256, 256]"),
     "nanogpt": ("optimizer=nanogpt", "model=resnet", "layers.head=head.*"),

@@ -15,10 +15,10 @@ from rich.console import RenderableType
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
-from lrflow.config.checks.compatibility import check_optimizer, check_routes
+from lrflow.config.checks.compatibility import check_optimizer
 from lrflow.config.checks.metrics import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
-from lrflow.config.schemas.objects import NoFeedback, Optimizer, Rules
+from lrflow.config.schemas.objects import NoFeedback, Optimizer
 from lrflow.config.step_batch import batch_scaling, step_batch
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.data import DataModule
@@ -27,8 +27,7 @@ from lrflow.feedback import Feedback
 from lrflow.files import user_lock
 from lrflow.huggingface import HuggingFace
 from lrflow.imports import is_of_lightning
-from lrflow.layers import Group, MuP, Rule, RuleMaker, merge, resolve
-from lrflow.layers.parameters import Parameters
+from lrflow.layers import Group, merge, resolve
 from lrflow.layers.rules import as_tuple
 from lrflow.metric import TRAIN_LOSS
 from lrflow.objectives import LOSSES
@@ -40,12 +39,11 @@ from lrflow.redaction import redact
 from lrflow.runs import find_checkpoint
 from lrflow.schedules import Curve, Horizon
 from lrflow.training import Supervised, planned_module
-from lrflow.training.example import NoExampleError, trace_uses
+from lrflow.training.layer_rules import rules_of_run
 from lrflow.training.loader_settings import build_augmentation, configure_loaders
 from lrflow.training.manual_optimization import check_optimization
 from lrflow.training.module import load_weights
 from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
-from lrflow.training.mup_models import mup_rules
 from lrflow.training.objective import build_criterion, build_metrics
 from lrflow.training.parameters import complete_module, has_deferred_parts
 from lrflow.training.trainer import build_trainer
@@ -242,22 +240,7 @@ def build_groups(
     """
     if config.optimizer.of_module:
         return _scaled(config, module_groups(config, module, horizon, report), devices, report)
-    parameters = Parameters.of(planned_module(module))
-    layers = config.layers
-    if isinstance(layers, Rules):
-        rules: Sequence[Rule] = layers.compiled()
-    else:
-        maker = instantiate(layers.node(), "layers")
-        if isinstance(maker, MuP):
-            rules = mup_rules(config, maker, parameters, module, report)
-        elif isinstance(maker, RuleMaker):
-            if maker.follows_use:
-                parameters = _with_order_of_use(parameters, module, data, report)
-            rules = maker.rules_of(parameters)
-        else:
-            rules = maker.rules(parameters.model)
-        if problems := check_routes(rules, config.optimizer.routes, "layers.route"):
-            raise ConfigError(problems)
+    parameters, rules = rules_of_run(config, module, data, report)
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
     groups = resolve(parameters, rules, main.lr, _weight_decay(main), routes=settings)
@@ -288,25 +271,6 @@ def _scaled(config: Config, groups: list[Group], devices: int | None, report: Ca
         report(scaling.describe(config.optimizer.node()))
         groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
     return groups
-
-
-def needs_example(config: Config) -> bool:
-    """Whether the parameter groups depend on how the model uses its layers on an example of the data."""
-    return not isinstance(config.layers, Rules) and getattr(locate(config.layers.target), "follows_use", False)
-
-
-def _with_order_of_use(
-    parameters: Parameters,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule | None,
-    report: Callable[[Any], None],
-) -> Parameters:
-    """Return the parameters with the order in which the module uses them, if an example shows that order."""
-    try:
-        return replace(parameters, uses=trace_uses(module, data))
-    except NoExampleError as error:
-        report(f"layers: ordered as the model declares them; their order of use is unknown: {error}")
-        return parameters
 
 
 def _weight_decay(optimizer: Optimizer) -> float | None:

@@ -100,7 +100,7 @@ def test_custom_rule_makers_select_by_name_or_by_parameter(monkeypatch: pytest.M
     config = compose(["layers=layer_decay"])
     real = assemble.instantiate
     monkeypatch.setattr(
-        "lrflow.assemble.instantiate",
+        "lrflow.training.layer_rules.instantiate",
         lambda node, *extra: Own() if "decay" in node else real(node, *extra),
     )
     groups = assemble.build_groups(config, build_module(config))

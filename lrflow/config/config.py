@@ -16,6 +16,7 @@ from lrflow.config.schemas import callbacks as callback_schema
 from lrflow.config.schemas import clip as clip_schema
 from lrflow.config.schemas import find as find_schemas
 from lrflow.config.schemas import health as health_schema
+from lrflow.config.schemas import layers as layer_schema
 from lrflow.config.schemas import loggers as logger_schema
 from lrflow.config.schemas import objects as schema
 from lrflow.config.schemas import run as run_schema
@@ -41,7 +42,7 @@ class Config(schema.Section):
     feedback: schema.AnyFeedback = schema.NoFeedback.model_construct()
     clip: clip_schema.AnyClip = clip_schema.NoClip.model_construct()
     average: average_schema.Average = average_schema.NoAverage.model_construct()
-    layers: schema.Layers
+    layers: layer_schema.Layers
     scaling: run_schema.Scaling = run_schema.Scaling.model_construct()
     model: schema.Model
     data: schema.Data

@@ -140,7 +140,7 @@ def _declared_epoch(config: Config, processes: int) -> Epoch | None:
     return Epoch(batches, data.batch_size)
 
 
-DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup")
+DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup", "freeze_after")
 """Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 
 

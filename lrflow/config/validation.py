@@ -19,7 +19,7 @@ from lrflow.config.diagnostics import problem_of, untagged
 from lrflow.config.facts import fill_facts
 from lrflow.config.origins import short_path, touches
 from lrflow.config.schemas.find import RangeFind
-from lrflow.config.schemas.objects import AUTO, Rules
+from lrflow.config.schemas.objects import AUTO
 from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.config.step_batch import divide_batch, fill_accumulation
@@ -176,11 +176,10 @@ def check_auto(config: Config) -> list[Problem]:
     elif config.optimizer.routes:
         message = "cannot be found for several optimizers at once"
         problems.append(Problem("optimizer.lr", message, AUTO, "use task=find, which scales all of them together"))
-    if isinstance(config.layers, Rules):
-        for index, rule in enumerate(config.layers.rules):
-            if isinstance(rule.lr, int | float):
-                message = "must be a multiple of the peak LR if optimizer.lr=auto"
-                problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
+    for index, rule in enumerate(config.layers.rules):
+        if isinstance(rule.lr, int | float):
+            message = "must be a multiple of the peak LR if optimizer.lr=auto"
+            problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
     return problems
 
 

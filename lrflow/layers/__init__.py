@@ -7,6 +7,7 @@ from lrflow.imports import lazily
 if TYPE_CHECKING:
     from lrflow.layers.groups import Group, merge, resolve
     from lrflow.layers.layer_decay import LayerDecay
+    from lrflow.layers.lora import LoRAGroups
     from lrflow.layers.muon import MuonGroups
     from lrflow.layers.mup import MuP
     from lrflow.layers.rules import Rule, RuleMaker
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
     HiddenMatrices = MuonGroups
 
 __all__ = [
-    "GradualUnfreezing", "Group", "HiddenMatrices", "LayerDecay", "MuP", "MuonGroups", "Rule", "RuleMaker", "merge",
-    "resolve",
+    "GradualUnfreezing", "Group", "HiddenMatrices", "LayerDecay", "LoRAGroups", "MuP", "MuonGroups", "Rule",
+    "RuleMaker", "merge", "resolve",
 ]  # fmt: skip
 
 FORMER_NAMES = {"HiddenMatrices": "MuonGroups"}
 """Configs that were saved before a class was renamed hold its former name."""
 
 __getattr__ = lazily(__name__, {
-    "GradualUnfreezing": "unfreezing", "Group": "groups", "LayerDecay": "layer_decay", "MuP": "mup",
-    "MuonGroups": "muon",
+    "GradualUnfreezing": "unfreezing", "Group": "groups", "LayerDecay": "layer_decay", "LoRAGroups": "lora",
+    "MuP": "mup", "MuonGroups": "muon",
     "Rule": "rules", "RuleMaker": "rules", "merge": "groups", "resolve": "groups",
 }, FORMER_NAMES)  # fmt: skip

@@ -12,7 +12,7 @@ from torch import nn
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.parameters import Entry, Parameters
 from lrflow.layers.rules import SELECTORS, Rule, as_tuple, has_kind, has_ndim, has_type, is_type, selects
-from lrflow.schedules import Curve, Duration, OwnSteps, Unfreezing
+from lrflow.schedules import Curve, Duration, FrozenAfter, OwnSteps, Unfreezing
 from lrflow.wording import joined
 
 _AT_ONCE = Duration(0, "steps")
@@ -33,10 +33,12 @@ class Group:
         route: the route of its optimizer; None: the main one.
         unfreeze: a duration, for which it is frozen; None: it trains from the first step on.
         unfreeze_warmup: a duration, in which its LR then rises to its schedule.
+        freeze_after: a duration, after which it is frozen; None: it trains to the end.
         freeze_statistics: whether its batch norms keep their running statistics while it is frozen.
         depth: number of layers below its layer; None: it belongs to no layer.
         apart: whether the optimizer keeps a parameter group for it alone, since it may differ in other settings.
         every: steps of the run per step of its optimizer.
+        settings: (name, value) of other settings of its optimizer that are its own, by name.
     """
 
     name: str
@@ -53,12 +55,15 @@ class Group:
     depth: int | None = None
     apart: bool = False
     every: int = 1
+    freeze_after: Duration | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
 
     def curve(self, schedule: Curve) -> Curve:
         """Return the curve of the group in a run under `schedule`."""
         own = self.schedule or schedule
         own = OwnSteps(own, self.every) if self.every > 1 else own
-        return own if self.unfreeze is None else Unfreezing(own, self.unfreeze, self.unfreeze_warmup)
+        own = own if self.unfreeze is None else Unfreezing(own, self.unfreeze, self.unfreeze_warmup)
+        return own if self.freeze_after is None else FrozenAfter(own, self.freeze_after)
 
     @property
     def tensors(self) -> int:
@@ -130,7 +135,8 @@ def resolve(
         if rule.name == "frozen":
             claim = [*claim, *frozen]
             frozen = []
-        groups.append(_group(rule, claim, optimizers[rule.route]))
+        if claim:
+            groups.append(_group(rule, claim, optimizers[rule.route]))
     if frozen:
         # The batch norms of layers that the model froze itself are left as the model has them.
         groups.append(Group("frozen", _named(frozen), lr=0.0, scale=0.0, frozen=True, freeze_statistics=False))
@@ -138,7 +144,7 @@ def resolve(
 
 
 def merge(groups: Iterable[Group]) -> list[list[Group]]:
-    """Return lists of trainable groups with equal optimizer, LR, weight decay, schedule and unfreezing.
+    """Return lists of trainable groups with equal optimizer, LR, other settings, schedule and freezing.
 
     An optimizer steps a few large parameter groups many times faster than many small ones. Names and accounting stay
     with the groups.
@@ -150,12 +156,39 @@ def merge(groups: Iterable[Group]) -> list[list[Group]]:
     merged: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         if not group.frozen:
-            freezing = (group.unfreeze, group.unfreeze_warmup)
+            freezing = (group.unfreeze, group.unfreeze_warmup, group.freeze_after)
             alone = group.name if group.apart else None
-            alike = (group.route, group.lr, group.weight_decay, group.schedule, *freezing, alone)
+            alike = (group.route, group.lr, group.weight_decay, group.settings, group.schedule, *freezing, alone)
             merged.setdefault(alike, []).append(group)
     routes = list(dict.fromkeys([None, *(members[0].route for members in merged.values())]))
     return sorted(merged.values(), key=lambda members: routes.index(members[0].route))
+
+
+def behind(front: Sequence[Rule], made: Sequence[Rule], parameters: Parameters) -> list[Rule]:
+    """Return both lists of rules as one, without the made rules that are left with no parameter.
+
+    Args:
+        front: rules of the config, which claim parameters first.
+        made: rules of a rule maker.
+        parameters: of the model.
+
+    Raises:
+        ConfigError: a rule of the config has the name of a made one.
+    """
+    taken = {entry for entry in parameters.entries if any(_is_claimed_by(rule, entry) for rule in front)}
+    kept = []
+    for rule in made:
+        selected = [entry for entry in parameters.entries if front and _is_claimed_by(rule, entry)]
+        if not selected or not taken.issuperset(selected):
+            kept.append(rule)
+    names = {rule.name for rule in kept}
+    if problems := [
+        Problem(f"layers.rules[{index}].name", "is the name of a group that the rule maker makes", rule.name)
+        for index, rule in enumerate(front)
+        if rule.name in names
+    ]:
+        raise ConfigError(problems)
+    return [*front, *kept]
 
 
 def _is_claimed_by(rule: Rule, entry: Entry) -> bool:
@@ -178,9 +211,15 @@ def _group(rule: Rule, claim: list[Entry], optimizer: Mapping[str, Any]) -> Grou
         route=rule.route,
         unfreeze=None if rule.unfreeze is None else Duration.parse(rule.unfreeze),
         unfreeze_warmup=Duration.parse(rule.unfreeze_warmup),
+        freeze_after=None if rule.freeze_after is None else Duration.parse(rule.freeze_after),
         freeze_statistics=rule.freeze_statistics,
         depth=rule.depth,
+        settings=tuple(sorted((name, _hashable(value)) for name, value in rule.settings.items())),
     )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _named(entries: Iterable[Entry]) -> tuple[tuple[str, nn.Parameter], ...]:
@@ -233,6 +272,8 @@ def explain_empty(
     if not entries:
         return
     for index, rule in enumerate(rules):
+        if rule.optional:
+            continue
         empty = [*_unmatched(model, entries, rule, f"{key}[{index}]", whole=not claims[index])]
         yield from empty
         if not claims[index] and not empty:

@@ -24,6 +24,8 @@ SELECTS = ("bias", "norm", "vector", "embedding", "matrix")
 UNDECAYED = ("bias", "norm", "vector")
 """The kinds that `no_decay` excludes from weight decay, as timm and BEiT do."""
 SELECTORS = ("match", "type", "ndim", "select")
+OWN_FIELDS = ("lr", "weight_decay")
+"""Settings of an optimizer that are fields of a rule."""
 
 Table = Literal["adam", "sgd"]
 """The updates for which muP has a table of LRs; the traits of an optimizer name the one that it shares."""
@@ -75,8 +77,11 @@ class Rule:
             weight decay is the default; None: the main optimizer.
         unfreeze: a duration, for which the group is frozen: no gradient, no weight decay, no momentum, an LR of 0.
         unfreeze_warmup: a duration after it, in which the LR rises linearly to the schedule.
+        freeze_after: a duration, after which the group is frozen for the rest of the run.
         freeze_statistics: whether batch norms whose parameters are all frozen use and keep their running statistics;
             False: they update them as in training.
+        settings: other settings of the group's optimizer, such as `{"betas": (0.9, 0.95), "eps": 1e-10}`.
+        optional: whether the rule, and each entry of its lists, may match nothing.
         depth: number of layers below the group's layer, if the rule was made for a layer; only shown in tables.
 
     Raises:
@@ -97,6 +102,9 @@ class Rule:
     unfreeze_warmup: DurationLike = 0
     freeze_statistics: bool = True
     depth: int | None = None
+    freeze_after: DurationLike | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    optional: bool = False
     parameters: Iterable[nn.Parameter] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -198,10 +206,10 @@ class Rule:
     def _check_settings(self) -> Iterable[Problem]:
         yield from self._check_freezing()
         if self.freeze is True:
-            for setting in ("lr", "weight_decay", "schedule", "route", "unfreeze"):
-                if getattr(self, setting) is not None:
+            for setting in ("lr", "weight_decay", "schedule", "route", "unfreeze", "freeze_after", "settings"):
+                if getattr(self, setting) not in (None, {}):
                     hint = "remove it, or remove freeze"
-                    yield Problem(setting, "a frozen group does not train", getattr(self, setting), hint)
+                    yield Problem(setting, "a frozen group does not train", _shown(getattr(self, setting)), hint)
             return
         if self.lr is not None:
             yield from self._check_lr()
@@ -215,22 +223,35 @@ class Rule:
             yield Problem("schedule", "expected a schedule such as those in conf/schedule", self.schedule)
         if self.route is not None and (not isinstance(self.route, str) or not self.route.strip()):
             yield Problem("route", "expected the name of a route, one of optimizer.routes", self.route)
+        yield from self._check_own()
+
+    def _check_own(self) -> Iterable[Problem]:
+        if not isinstance(self.settings, Mapping):
+            message = "expected settings of the optimizer, such as {betas: [0.9, 0.95], eps: 1e-10}"
+            yield Problem("settings", message, self.settings)
+            return
+        for name, value in self.settings.items():
+            if name in OWN_FIELDS:
+                yield Problem(f"settings.{name}", f"a rule has a field for it: {name}: {value}", value)
 
     def _check_freezing(self) -> Iterable[Problem]:
-        for switch in ("freeze", "freeze_statistics"):
+        for switch in ("freeze", "freeze_statistics", "optional"):
             if not isinstance(getattr(self, switch), bool):
                 yield Problem(switch, "expected true or false", getattr(self, switch))
-        for name in ("unfreeze", "unfreeze_warmup"):
+        for name in ("unfreeze", "unfreeze_warmup", "freeze_after"):
             if (given := getattr(self, name)) is not None:
                 try:
                     object.__setattr__(self, name, Duration.parse(given))
                 except ValueError as error:
                     yield Problem(name, str(error), given)
+        if isinstance(self.freeze_after, Duration) and not self.freeze_after.value:
+            hint = "freeze: true keeps parameters from training"
+            yield Problem("freeze_after", "expected a duration above 0", str(self.freeze_after), hint)
         if self.unfreeze is None:
             if self.unfreeze_warmup != Duration(0, "steps"):
                 hint = "add unfreeze, or give the group a schedule with a warmup"
                 yield Problem("unfreeze_warmup", "the group is never unfrozen", str(self.unfreeze_warmup), hint)
-            if self.freeze_statistics is False and not self.freeze:
+            if self.freeze_statistics is False and not self.freeze and self.freeze_after is None:
                 yield Problem("freeze_statistics", "the group is not frozen", False, "remove it, or freeze the group")
 
     def _check_lr(self) -> Iterable[Problem]:
@@ -242,6 +263,10 @@ class Rule:
             yield Problem("lr", "expected a positive number (1e-4) or a multiple of the peak (10x)", lr, hint)
         else:
             object.__setattr__(self, "lr", Multiple(value) if relative else value)
+
+
+def _shown(value: object) -> object:
+    return str(value) if isinstance(value, Duration) else value
 
 
 def as_tuple(value: object) -> tuple:

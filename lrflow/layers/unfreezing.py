@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers.depth import check_min_scale, highest, layer_rules, layers_of
@@ -74,7 +74,7 @@ class GradualUnfreezing(RuleMaker):
                 continue
             above = len(training) - 1 - training.index(layer.depth)
             scale = max(self.min_scale, self.factor ** (layer.depth - top))
-            late = {
+            late: dict[str, Any] = {
                 "unfreeze": Duration.parse(self.every) * above,
                 "unfreeze_warmup": self.warmup,
                 "freeze_statistics": self.freeze_statistics,

@@ -53,7 +53,9 @@ def build_optimizer(
     merged = merge(groups)
     arguments = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
     accepted = inspect.signature(factory).parameters
-    if problems := [*_check_arguments(arguments, accepted, key), *check_groups(groups, factory)]:
+    problems = [*_check_arguments(arguments, accepted, key), *check_groups(groups, factory)]
+    problems += [problem for members in merged for problem in _check_settings(members[0], arguments, factory)]
+    if problems:
         raise ConfigError(problems)
 
     if arguments.get("fused") == "auto":
@@ -104,6 +106,27 @@ def check_groups(groups: Sequence[Group], factory: Callable[..., torch.optim.Opt
     return problems
 
 
+def _check_settings(group: Group, arguments: Mapping[str, Any], factory: Callable[..., Any]) -> Iterable[Problem]:
+    """Yield a problem for each setting of a group that its optimizer rejects, or does not read from a group."""
+    given = {name: value for name, value in arguments.items() if name != "fused"} | dict(group.settings)
+    if not group.settings:
+        return
+    trial = torch.nn.Parameter(torch.zeros(2, 2))
+    try:
+        with redirect_stdout(StringIO()):
+            made = factory([trial], **given)
+    except Exception as error:
+        reason = str(error).rstrip(".")
+        name = first_named([name for name, _ in group.settings], reason)
+        where = f"layers.rules, {group.name}: settings" + (f".{name}" if name else "")
+        yield Problem(where, f"the optimizer rejects it: {reason}", dict(group.settings)[name] if name else ...)
+        return
+    for name, value in group.settings:
+        if name not in made.param_groups[0]:
+            message = f"{type(made).__name__} has one {name} for all groups"
+            yield Problem(f"layers.rules, {group.name}: settings.{name}", message, value, f"set optimizer.{name}")
+
+
 def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool, decays: bool) -> dict[str, Any]:
     first, names = members[0], [group.name for group in members]
     group: dict[str, Any] = {
@@ -114,6 +137,8 @@ def _param_group(members: Sequence[Group], device: torch.device, tensor_lr: bool
     }
     if first.weight_decay is not None and decays:
         group["weight_decay"] = first.weight_decay
+    if first.settings:
+        group |= {**dict(first.settings), "settings": [name for name, _ in first.settings]}
     if first.route is not None:
         group["route"] = first.route
     if first.every > 1:

@@ -60,6 +60,7 @@ class _Facts:
     declared: int = 0  # jumps inside the run
     lower: bool = False  # whether the curve was declared so that it may stay below the peak
     frozen: int = 0  # steps before its groups train
+    until: int = 0  # step from which its groups no longer train; the length of the run if they train to the end
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
     looked_at: int = 0  # number of sampled steps; 0: all
 
@@ -188,24 +189,39 @@ def _moves(plan: PlanBase, walked: list[tuple[_Facts, str]]) -> Check:
         return Check("every group moves", False, "every group is frozen")
     if first := min(plan.first_steps.values()):
         return Check("every group moves", False, f"none moves before step {first:,}")
+    if (idle := _first_idle(plan)) is not None:
+        return Check("every group moves", False, f"none moves from step {idle:,} on")
     peaks = sorted(group.lr for group in plan.trainable)
     spread = number(peaks[0]) if peaks[0] == peaks[-1] else f"{number(peaks[0])} to {number(peaks[-1])}"
     return Check("every group moves", True, f"peak LR {spread}")
 
 
+def _first_idle(plan: PlanBase) -> int | None:
+    """Return the step from which every group of a plan is frozen; None: some group trains to the end."""
+    stops = plan.frozen_from
+    late = [stops.get(name) for name in plan.names]
+    ends = [stop for stop in late if stop is not None and stop < plan.horizon.steps]
+    return max(ends) if ends and len(ends) == len(late) else None
+
+
 def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     """Evaluate the curve at every step of the run, in chunks."""
     phase, unfrozen = schedule.phase(horizon), schedule.without_freezing()
-    ends_at_floor = isinstance(unfrozen, Schedule) and unfrozen.ends_at_floor(horizon)
-    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=schedule.first_step(horizon))
+    stop = schedule.frozen_from(horizon)
+    until = horizon.steps if stop is None else max(min(stop, horizon.steps), 1)
+    ends_at_floor = isinstance(unfrozen, Schedule) and unfrozen.ends_at_floor(horizon) and until == horizon.steps
+    start = schedule.first_step(horizon)
+    facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=start, until=until)
     facts.lower = schedule.may_stay_below
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
-    marks = (phase.start, phase.stop, facts.frozen, *declared)
+    marks = (phase.start, phase.stop, facts.frozen, until, *declared)
     for steps in _chunks(horizon.steps, marks):
         values = schedule(steps, horizon)
         facts.looked_at += len(steps) if horizon.steps > WALKED else 0
-        _bounds(facts, steps, values)
+        trained = int(np.searchsorted(steps, until))
+        if trained:
+            _bounds(facts, steps[:trained], values[:trained])
         if facts.jump is None and facts.finite:
             facts.jump = _jump(schedule, horizon, steps, values, declared)
     if horizon.steps > WALKED and facts.finite:
@@ -213,7 +229,7 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
     # A group that is unfrozen late may miss the peak of its schedule; the schedule is checked without the freezing.
     facts.summit = _walk(unfrozen, horizon).summit if facts.frozen else float(schedule(around, horizon).max())
-    facts.last, facts.end = (float(value) for value in schedule([horizon.steps - 1, horizon.steps], horizon))
+    facts.last, facts.end = (float(value) for value in schedule([until - 1, until], horizon))
     if isinstance(unfrozen, Schedule) and unfrozen.warmup.value and not phase.start:
         facts.short_warmup = f": {unfrozen.warmup} of {counted(horizon.steps, 'step')} is less than one"
     return facts
@@ -309,4 +325,7 @@ def misfits(plan: PlanBase, layers: Mapping[str, Any]) -> list[Problem]:
     if first := min(starts.values(), default=0):
         message = f"nothing would train before step {first}: every group is unfrozen later"
         return [Problem("layers", message, ..., "one group has to train from the first step on")]
+    if (idle := _first_idle(plan)) is not None:
+        message = f"nothing would train from step {idle} on: every group is frozen by then"
+        return [Problem("layers", message, ..., "one group has to train to the end")]
     return []

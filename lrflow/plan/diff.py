@@ -120,6 +120,9 @@ class PlanDiff:
                         found.append(Change(new.name, field.name, describe(was), describe(now)))
                 elif field.name == "also":
                     found += _setting_changes(old, new)
+                elif field.name == "settings":
+                    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+                    found += [Change(new.name, name, was.get(name), now.get(name)) for name in names]
                 elif field.name not in ("name", "depth") and was != now:
                     found.append(Change(new.name, field.name, was, now))
         return tuple(found)

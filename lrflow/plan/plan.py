@@ -60,6 +60,7 @@ class Plan(PlanBase):
                 route=group.route,
                 also=moved,
                 depth=group.depth,
+                settings={name: list(own) if isinstance(own, tuple) else own for name, own in group.settings},
             )
             for group, curve, moved in zip(groups, curves, also, strict=True)
         ]

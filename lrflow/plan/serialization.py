@@ -86,6 +86,7 @@ _FIELDS: dict[type, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "schedule": _CURVE, "tensors": _COUNT, "parameters": _COUNT, "frozen": _SWITCH,
         "route": (_or_none(_is_text), "text or null"), "depth": (_or_none(_is_count), "a whole number or null"),
         "also": (lambda value: isinstance(value, tuple), "a list"),
+        "settings": (lambda value: isinstance(value, Mapping), "a mapping"),
     },
     PlanSetting: {
         "name": _TEXT, "setting": _TEXT, "curve": _CURVE, "low": _NUMBER, "high": _NUMBER, "inverse": _SWITCH,

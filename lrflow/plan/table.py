@@ -18,7 +18,7 @@ from rich.text import Text
 from lrflow.display import Grid
 from lrflow.plan.checks import check
 from lrflow.plan.values import PlanBase, PlanSetting
-from lrflow.schedules import Continued, Curve, Duration, Horizon, OwnSteps, Schedule, Unfreezing
+from lrflow.schedules import Continued, Curve, Duration, FrozenAfter, Horizon, OwnSteps, Schedule, Unfreezing
 from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.serialization import to_spec
 from lrflow.wording import counted, joined, number
@@ -64,6 +64,9 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
     for start in sorted({*plan.first_steps.values()}):
         names = [name for name in plan.names if plan.first_steps[name] == start]
         add(start, f"unfreezes: {joined(_leading(names), 2)}")
+    for stop in sorted({*plan.frozen_from.values()}):
+        names = [name for name, at in plan.frozen_from.items() if at == stop]
+        add(stop, f"freezes: {joined(_leading(names), 2)}")
     for schedule, _ in plan.curves:
         # If many groups are unfrozen one by one, only the starts are landmarks, not the ends of their warmups.
         phase = (schedule if len(plan.curves) <= MAX_WITH_FREEZING else schedule.without_freezing()).phase(plan.horizon)
@@ -151,6 +154,8 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
     if isinstance(schedule, Unfreezing):
         warmup = f", warmup {schedule.warmup}" if schedule.warmup.value else ""
         return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
+    if isinstance(schedule, FrozenAfter):
+        return f"{describe(schedule.schedule, horizon)}; frozen after {schedule.at}"
     if isinstance(schedule, OwnSteps):
         own = None if horizon is None else horizon.of_every(schedule.every)
         return f"{describe(schedule.schedule, own)}; one step at every {schedule.every} of the run"
@@ -259,6 +264,8 @@ def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
     """Return the table of groups; columns that are empty for all are omitted, and tensors in a narrow table."""
     routed, layered = any(group.route for group in plan.groups), any(group.depth is not None for group in plan.groups)
     late = any(plan.first_steps.values())
+    ending = bool(plan.frozen_from)
+    special = any(group.settings for group in plan.groups)
     table = Grid(
         "<group",
         *(["<route"] if routed else []),
@@ -266,6 +273,8 @@ def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
         *([] if narrow else ["tensors"]),
         *("parameters", "LR scale", "peak LR", "weight\ndecay" if narrow else "weight decay"),
         *(["from step"] if late else []),
+        *(["to step"] if ending else []),
+        *(["<settings"] if special else []),
     )
     for group in plan.groups:
         cells = [group.name]
@@ -280,7 +289,11 @@ def _groups(plan: PlanBase, narrow: bool = False) -> Grid:
             if setting := next((setting for setting in group.also if setting.setting == "weight_decay"), None):
                 decay = f"{number(setting.low)} to {number(setting.high)}"
             cells += [f"{number(group.scale)}x", number(group.lr), decay]
-            table.row(*cells, *([f"{plan.first_steps[group.name]:,}"] if late else []))
+            cells += [f"{plan.first_steps[group.name]:,}"] if late else []
+            cells += [f"{plan.frozen_from.get(group.name, plan.horizon.steps):,}"] if ending else []
+            own = ", ".join(f"{name} {_format(value)}" for name, value in group.settings.items())
+            cells += [own] if special else []
+            table.row(*cells)
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,7 @@ class PlanGroup:
         route: the route of its optimizer; None: the main one.
         also: scheduled settings of its optimizer.
         depth: number of layers below its layer; None: it belongs to no layer.
+        settings: other settings of its optimizer that are its own.
     """
 
     name: str
@@ -98,6 +99,7 @@ class PlanGroup:
     route: str | None = None
     also: tuple[PlanSetting, ...] = ()
     depth: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,12 @@ class PlanBase:
     def first_steps(self) -> dict[str, int]:
         """The first step at which each trainable group trains, by its name; it is frozen before."""
         return {group.name: group.schedule.first_step(self.horizon) for group in self.trainable}
+
+    @cached_property
+    def frozen_from(self) -> dict[str, int]:
+        """The first step at which a group that is frozen during the run no longer trains, by its name."""
+        stops = {group.name: group.schedule.frozen_from(self.horizon) for group in self.trainable}
+        return {name: stop for name, stop in stops.items() if stop is not None}
 
     @cached_property
     def curves(self) -> tuple[tuple[Curve, tuple[int, ...]], ...]:
@@ -288,7 +296,7 @@ def _settings_of(group: Group, settings: Mapping[str, Any]) -> tuple[dict[str, f
     """Return the settings of a group, and those of its optimizer."""
     usual = numeric_settings(settings if group.route is None else settings.get("routes", {}).get(group.route, {}))
     decay = {} if group.weight_decay is None else {"weight_decay": float(group.weight_decay)}
-    return usual | decay, {**decay, **usual}
+    return usual | decay | numeric_settings(dict(group.settings)), {**decay, **usual}
 
 
 def distinct_settings(groups: Sequence[PlanGroup]) -> list[tuple[PlanSetting, tuple[int, ...]]]:
@@ -319,9 +327,11 @@ def plain_number(value: object) -> object:
 
 
 def _described(group: PlanGroup, complete: bool) -> dict[str, Any]:
-    described = {field.name: getattr(group, field.name) for field in fields(group)}
+    described = {one.name: getattr(group, one.name) for one in fields(group)}
     if group.depth is None or not complete:
         del described["depth"]
+    if not group.settings:
+        del described["settings"]
     if group.route is None:
         del described["route"]  # plans without routes keep the fingerprints from before routes existed
     del described["also"]

@@ -30,9 +30,10 @@ from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
 
 if TYPE_CHECKING:
     from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
+    from lrflow.schedules.freezing import FrozenAfter, Unfreezing
     from lrflow.schedules.pieces import Function, Piece, Piecewise, Product
     from lrflow.schedules.tabulated import Tabulated
-    from lrflow.schedules.wrappers import Continued, OfModule, OwnSteps, Unfreezing
+    from lrflow.schedules.wrappers import Continued, OfModule, OwnSteps
 
 Also = ScheduledSetting  # specs that were saved before the class was renamed hold this name
 
@@ -46,6 +47,7 @@ __all__ = [
     "Duration",
     "DurationLike",
     "Exponential",
+    "FrozenAfter",
     "Function",
     "Horizon",
     "InverseSqrt",
@@ -76,5 +78,6 @@ __getattr__ = lazily(__name__, {
     "Cyclical": "cycles", "OneCycle": "cycles", "WarmRestarts": "cycles",
     "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces", "Product": "pieces",
     "Tabulated": "tabulated",
-    "Continued": "wrappers", "OfModule": "wrappers", "OwnSteps": "wrappers", "Unfreezing": "wrappers",
+    "FrozenAfter": "freezing", "Unfreezing": "freezing",
+    "Continued": "wrappers", "OfModule": "wrappers", "OwnSteps": "wrappers",
 })  # fmt: skip

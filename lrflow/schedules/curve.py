@@ -68,8 +68,12 @@ class Curve(ABC):
         """Return the first step at which a group with this curve trains; before it the group is frozen, the curve 0."""
         return 0
 
+    def frozen_from(self, horizon: Horizon) -> int | None:
+        """Return the first step at which a group with this curve no longer trains; None: it trains to the end."""
+        return None
+
     def without_freezing(self) -> Curve:
-        """Return the curve of a group that trains from the first step on."""
+        """Return the curve of a group that trains in the whole run."""
         return self
 
     @property

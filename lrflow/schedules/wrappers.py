@@ -1,4 +1,4 @@
-"""Curves that wrap a schedule: of a run resumed with another horizon, of a group unfrozen later, of fewer steps."""
+"""Curves that wrap a schedule: of a run resumed with another horizon, of fewer steps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, get_args
 
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import np
-from lrflow.schedules._arguments import Arguments, count_steps
+from lrflow.schedules._arguments import Arguments
 from lrflow.schedules.curve import MOST_CHANGES, Curve, ScheduledSetting
-from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
+from lrflow.schedules.time import Floats, Horizon, Phase
 
 ContinueMode = Literal["keep", "rescale", "extend", "decay_now", "rewarm"]
 
@@ -158,8 +158,17 @@ class Continued(_Wrapper):
             return max(self.schedule.first_step(horizon), self.at)
         return self._met(old, horizon) if self.how == "extend" else old
 
+    def frozen_from(self, horizon: Horizon) -> int | None:
+        """Return the first step of this run at which a group with this curve no longer trains."""
+        old = self.schedule.frozen_from(self.before)
+        if self.how == "rescale" and (old is None or old > self.at):
+            return self.schedule.frozen_from(horizon)
+        if old is None or old >= self.before.steps or (self.how == "decay_now" and old > self.at):
+            return None
+        return self._met(old, horizon) if self.how == "extend" else old
+
     def without_freezing(self) -> Curve:
-        """Return the curve of a group that trains from the first step on."""
+        """Return the curve of a group that trains in the whole run."""
         return replace(self, schedule=self.schedule.without_freezing())
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
@@ -203,7 +212,7 @@ class Continued(_Wrapper):
         elif not problems and (late := self.first_step(horizon)) >= horizon.steps:
             message = f"a group would be unfrozen at step {late}, but the run now has only {horizon.steps}"
             problems.append(Problem(choice, message, self.how, "try extend, or unfreeze it earlier"))
-        elif not problems and self(horizon.steps - 1, horizon) == 0.0:
+        elif not problems and self(horizon.steps - 1, horizon) == 0.0 and self.frozen_from(horizon) is None:
             end = max(self.at, self.before.steps)
             message = f"the old schedule ends at an LR of 0, where steps {end} to {horizon.steps - 1} would stay"
             problems.append(Problem(choice, message, self.how, "try rescale"))
@@ -218,82 +227,12 @@ class Continued(_Wrapper):
             return f"a group is frozen until step {old}, so its LR would fall from 0 and it would never train"
         if self.how == "rescale" and old < self.at < new:
             return f"a group that trains since step {old} would be frozen again until step {new}"
+        stop, later = self.schedule.frozen_from(self.before), self.schedule.frozen_from(horizon)
+        if self.how == "rewarm" and stop is not None:
+            return f"a group is frozen from step {stop} on, and a new warmup would begin its training again"
+        if self.how == "rescale" and stop is not None and stop <= self.at and (later is None or later > self.at):
+            return f"a group that is frozen since step {stop} would train again until step {later}"
         return ""
-
-
-@dataclass(frozen=True, init=False)
-class Unfreezing(_Wrapper):
-    """The curve of a group that is unfrozen later: 0, then the schedule under a linear warmup of the group's own.
-
-    At step s of a warmup of w steps the schedule is multiplied by (s + 1) / (w + 1), so that all rises are equal.
-
-    Args:
-        schedule: the group's schedule; it also advances while the group is frozen.
-        at: a duration, for which the group is frozen.
-        warmup: a duration, counted from there.
-
-    Raises:
-        ConfigError: lists every argument that is wrong.
-    """
-
-    key: ClassVar[str] = "unfreezing"
-
-    at: Duration
-    warmup: Duration
-
-    def __init__(self, schedule: Curve, at: DurationLike, warmup: DurationLike = 0) -> None:
-        args = Arguments(self.key)
-        if not isinstance(schedule, Curve):
-            args.wrong("schedule", schedule, "expected a schedule")
-        object.__setattr__(self, "schedule", schedule)
-        object.__setattr__(self, "at", args.duration("at", at))
-        object.__setattr__(self, "warmup", args.duration("warmup", warmup))
-        args.finish()
-        object.__setattr__(self, "floor", schedule.floor)
-
-    def values(self, steps: Floats, horizon: Horizon) -> Floats:
-        """Return the multipliers at an array of steps [n], all in [0, horizon.steps]."""
-        start, warmup = self.first_step(horizon), self.warmup.steps(horizon)
-        rise = np.minimum((steps - start + 1.0) / (warmup + 1.0), 1.0) if warmup else 1.0
-        return np.where(steps < start, 0.0, self.schedule(steps, horizon) * rise)
-
-    def first_step(self, horizon: Horizon) -> int:
-        """Return the first step at which the group trains."""
-        return max(self.at.steps(horizon), self.schedule.first_step(horizon))
-
-    def without_freezing(self) -> Curve:
-        """Return the schedule of a group that trains from the first step on."""
-        return self.schedule.without_freezing()
-
-    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
-        """Return the curve of the LR, and the scheduled settings with their curves, which are not frozen."""
-        alone, also = self.schedule.split_settings()
-        return (replace(self, schedule=alone) if also else self), also
-
-    def phase(self, horizon: Horizon) -> Phase:
-        """Return the phase from the end of both warmups, the run's and the group's, to the start of the cooldown."""
-        phase = self.schedule.phase(horizon)
-        start = min(self.first_step(horizon) + self.warmup.steps(horizon), horizon.steps)
-        return Phase(max(phase.start, start), max(phase.stop, start), horizon)
-
-    def jumps(self, horizon: Horizon) -> tuple[int, ...]:
-        """Return the steps, in order, at which the LR jumps: the unfreezing, and the schedule's jumps after it."""
-        start = self.first_step(horizon)
-        first = (start,) if 0 < start < horizon.steps else ()
-        return first + tuple(step for step in self.schedule.jumps(horizon) if step > start)
-
-    def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
-        """Return every problem that the curve has with this horizon.
-
-        Args:
-            horizon: how long the run is.
-            key: the schedule's key in the config; `schedule` by default.
-        """
-        problems: list[Problem] = []
-        count_steps(self.at, horizon, "", problems)
-        count_steps(self.warmup, horizon, "", problems)
-        # The duration comes from a rule or a rule maker, whose key the curve does not know.
-        return self.schedule.check(horizon, key) + [replace(found, key="layers", value=...) for found in problems]
 
 
 @dataclass(frozen=True)

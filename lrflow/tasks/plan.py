@@ -26,6 +26,7 @@ from lrflow.health.advice import plan_extras, report_advice
 from lrflow.plan import Plan
 from lrflow.tasks.run_record import log_task, open_folder
 from lrflow.training.feedback_loop import make_feedback_loop
+from lrflow.training.layer_rules import needs_example
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.trainer import build_trainer
 from lrflow.training.trainer_options import lightning_options
@@ -94,7 +95,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
         overfit = config.trainer.overfit_batches
         data = set_up_data(assemble.build_data(config), None, config.seed, processes=processes, overfit=overfit)
         horizon = count_horizon(config, data, processes)
-    elif config.horizon.steps is None and assemble.needs_example(config):
+    elif config.horizon.steps is None and needs_example(config):
         with suppress(LrflowError, OSError):  # the rest of the plan needs no data
             data = set_up_data(assemble.build_data(config), None, config.seed)
     module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data, report=report)

@@ -51,7 +51,10 @@ def as_member(ready: Prepared | None) -> Member:
     has_dropout = any(type(one) is nn.Dropout and one.training and one.p for one in network.modules())
     compiled = any(one._compiled_call_impl is not None for one in network.modules())
     reasons = {
-        "parameters are frozen": any(group.frozen for group in ready.groups) or any(ready.plan.first_steps.values()),
+        "parameters are frozen": any(group.frozen for group in ready.groups)
+        or any(ready.plan.first_steps.values())
+        or bool(ready.plan.frozen_from),
+        "groups have settings of their own": any(group.settings for group in ready.groups),
         "it is distributed": trainer.world_size > 1,
         f"the device is {device}, expected cpu or cuda": device not in ("cpu", "cuda"),
         "the data module changes batches": any(is_overridden(hook, data) for hook in _HOOKS),

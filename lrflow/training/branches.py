@@ -79,8 +79,8 @@ def compile_branched(
     """Compile the plan of a run: the configured schedules, continued at each of its branches."""
     # Freezing is part of the continued curve, so that a new horizon does not freeze a group that has trained.
     own = [
-        replace(group, schedule=continued(group.curve(schedule), branches), unfreeze=None, every=1)
-        if group.schedule or group.unfreeze or group.every > 1
+        replace(group, schedule=continued(group.curve(schedule), branches), unfreeze=None, freeze_after=None, every=1)
+        if group.schedule or group.unfreeze or group.freeze_after or group.every > 1
         else group
         for group in groups
     ]

@@ -17,7 +17,7 @@ from lrflow.plan import Plan, PlanScheduler
 from lrflow.training.manual_optimization import ManualOptimizers
 from lrflow.training.parameters import check_coverage
 
-_WRITTEN = ("lr", "weight_decay", "name", "members", "route", "every")
+_WRITTEN = ("lr", "weight_decay", "name", "members", "route", "every", "settings")
 """Keys that lrflow writes into every parameter group. The plan sets the value of `lr`; its type is kept here."""
 
 MakeOptimizer = Callable[[torch.device], torch.optim.Optimizer]
@@ -63,10 +63,7 @@ def supply_optimizer(
         for route, member in member_optimizers(optimizer).items():
             if route in changed:
                 kept[route] |= _arguments(type(member))
-        configured = [
-            {name: value for name, value in group.items() if name in kept[group.get("route")]}
-            for group in optimizer.param_groups
-        ]
+        fresh = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 
         def reject_other_optimizer(loading: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             for route, member in member_optimizers(loading).items():
@@ -78,8 +75,9 @@ def supply_optimizer(
                     )
 
         def restore_configured(loaded: torch.optim.Optimizer) -> None:
-            for group, values in zip(loaded.param_groups, configured, strict=True):
-                group.update(values)
+            for group, now in zip(loaded.param_groups, fresh, strict=True):
+                own = {*kept[now.get("route")], *now.get("settings", ()), *group.pop("settings", ())}
+                group.update({name: value for name, value in now.items() if name in own})
 
         optimizer.register_load_state_dict_pre_hook(reject_other_optimizer)
         optimizer.register_load_state_dict_post_hook(restore_configured)

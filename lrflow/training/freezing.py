@@ -1,9 +1,10 @@
-"""The callback that keeps parameter groups frozen, for the whole run or until their first step."""
+"""The callback that keeps parameter groups frozen: for the whole run, until their first step, or after their last."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,9 +20,13 @@ from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.training.module import planned_module
 
+_Span = tuple[float, float]  # the first step at which a group trains, and the first one at which it no longer does
+
+_ALWAYS: _Span = (0, math.inf)
+
 
 class Freezing(Callback):
-    """Freezes groups until their first step, including the statistics of their batch norms.
+    """Freezes groups before their first step and after their last one, and the statistics of their batch norms.
 
     A frozen parameter has `requires_grad=False`, so it costs no backward pass, and optimizers skip it: it is neither
     updated nor decayed, and has no state. Batch norms whose parameters are all frozen are in evaluation mode: they
@@ -33,6 +38,7 @@ class Freezing(Callback):
         starts: the first step of each group that trains, by its name: `Plan.first_steps`.
         step: the first step of this fit; above 0 in a resumed run.
         compiled: whether the run uses `torch.compile`.
+        stops: the first step at which a group no longer trains, by its name: `Plan.frozen_from`.
     """
 
     def __init__(
@@ -42,25 +48,27 @@ class Freezing(Callback):
         starts: Mapping[str, int],
         step: int = 0,
         compiled: bool = False,
+        stops: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._step = step
         self._compiled = compiled
-        self._parameters: dict[float, list[nn.Parameter]] = {}  # by their first step
-        self._norms: dict[float, list[nn.Module]] = {}
-        fixed: dict[nn.Parameter, float] = {}  # first step of parameters whose statistics are frozen too
+        self._parameters: dict[_Span, list[nn.Parameter]] = {}
+        self._norms: dict[tuple[_Span, ...], list[nn.Module]] = {}
+        fixed: dict[nn.Parameter, _Span] = {}  # of parameters whose statistics are frozen too
         for group in groups:
             start = math.inf if group.frozen else starts[group.name]
+            span = start, stops.get(group.name, math.inf)
             parameters = [parameter for _, parameter in group.parameters]
-            if 0 < start < math.inf:
-                self._parameters.setdefault(start, []).extend(parameters)
-            if start and group.freeze_statistics:
-                fixed |= dict.fromkeys(parameters, start)
+            if start < math.inf and span != _ALWAYS:
+                self._parameters.setdefault(span, []).extend(parameters)
+            if span != _ALWAYS and group.freeze_statistics:
+                fixed |= dict.fromkeys(parameters, span)
         for module in network.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None and module.training:
-                start = min((fixed.get(parameter, 0) for parameter in module.parameters()), default=0)
-                if start:
-                    self._norms.setdefault(start, []).append(module)
-        self._next = min((start for start in self._parameters if start > step), default=math.inf)
+                spans = tuple(dict.fromkeys(fixed.get(parameter, _ALWAYS) for parameter in module.parameters()))
+                if spans and _ALWAYS not in spans:
+                    self._norms.setdefault(spans, []).append(module)
+        self._next = self._change_after(step)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Freeze the groups that are frozen at the first step of this fit, before the strategy wraps the module.
@@ -72,8 +80,9 @@ class Freezing(Callback):
         if stage != "fit":
             return
         if self._next < math.inf and not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
-            message = f"{type(trainer.strategy).__name__} cannot unfreeze parameters during a run"
-            raise ConfigError([Problem("trainer.strategy", message, ..., "take ddp, or leave out unfreeze")])
+            message = f"{type(trainer.strategy).__name__} cannot freeze or unfreeze parameters during a run"
+            hint = "take ddp, or leave out unfreeze and freeze_after"
+            raise ConfigError([Problem("trainer.strategy", message, ..., hint)])
         if self._norms and getattr(trainer.strategy, "_layer_sync", None) is not None:
             message = "replaces the BatchNorms whose statistics a frozen group keeps"
             hint = "leave it out, or set freeze_statistics: false in the rules of frozen groups"
@@ -88,7 +97,7 @@ class Freezing(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Unfreeze the groups whose first step this is."""
+        """Freeze and unfreeze the groups for which this is the step."""
         if trainer.global_step >= self._next:
             self._change(trainer)
 
@@ -105,19 +114,25 @@ class Freezing(Callback):
     def _apply(self, step: int) -> None:
         """Unfreeze the groups that train at this step, and freeze the others."""
         self._step = step
-        for start, parameters in self._parameters.items():
+        for (start, stop), parameters in self._parameters.items():
             for parameter in parameters:
-                parameter.requires_grad_(start <= step)
-        for start, norms in self._norms.items():
+                parameter.requires_grad_(start <= step < stop)
+                if step >= stop:
+                    parameter.grad = None  # an optimizer would step with a gradient that is left
+        for spans, norms in self._norms.items():
             for norm in norms:
-                norm.train(start <= step)
-        self._next = min((start for start in self._parameters if start > step), default=math.inf)
+                norm.train(any(start <= step < stop for start, stop in spans))
+        self._next = self._change_after(step)
+
+    def _change_after(self, step: int) -> float:
+        return min((at for span in self._parameters for at in span if at > step), default=math.inf)
 
 
 def freezing_callbacks(
     config: Config, module: pl.LightningModule, plan: Plan, groups: Sequence[Group], step: int = 0
 ) -> list[pl.Callback]:
     """Return the callback that keeps groups frozen, for a run that starts at `step`; empty if no group is frozen."""
-    if not any(plan.first_steps.values()) and not any(group.frozen and group.freeze_statistics for group in groups):
+    changes = any(plan.first_steps.values()) or plan.frozen_from
+    if not changes and not any(group.frozen and group.freeze_statistics for group in groups):
         return []
-    return [Freezing(planned_module(module), groups, plan.first_steps, step, config.trainer.compile)]
+    return [Freezing(planned_module(module), groups, plan.first_steps, step, config.trainer.compile, plan.frozen_from)]

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lrflow.config.composition.options import Catalogue
-from lrflow.config.schemas.objects import Rules
+from lrflow.config.schemas.layers import Rules
 from lrflow.config.targets import instantiate, locate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, Rule, RuleMaker, resolve
@@ -92,8 +92,8 @@ def plan_module(
     node, factory = made
     decay = node.get("weight_decay", None if "weight_decay" in inspect.signature(factory).parameters else 0.0)
     groups = resolve(module, rules, node["lr"], decay, key="layers")
-    if later := [group.name for group in groups if group.unfreeze is not None]:
-        message = f"unfreezes {', '.join(later)} later, which only lrflow's own training does"
+    if later := [group.name for group in groups if group.unfreeze or group.freeze_after]:
+        message = f"freezes {', '.join(later)} for a part of the run, which only lrflow's own training does"
         raise ConfigError([Problem("layers", message, hint="freeze it for the whole run, or use lrflow.train")])
     make = partial(_build, groups, node, factory)
     make(None)  # reports arguments that the optimizer does not take
@@ -162,9 +162,9 @@ def _schedule(schedule: str | Curve | Shape, warmup: DurationLike | None, cooldo
 def _rules(layers: str | Sequence[Rule] | RuleMaker, module: nn.Module) -> Sequence[Rule]:
     if isinstance(layers, str):
         content = _option("layers", layers)
-        if "rules" in content:
+        if "_target_" not in content:
             return Rules.model_validate(content).compiled()
-        layers = instantiate(content, "layers")
+        layers = instantiate({name: value for name, value in content.items() if name != "rules"}, "layers")
     if isinstance(layers, RuleMaker):
         return layers.rules_of(Parameters.of(module))
     if (

@@ -345,7 +345,7 @@ def _with_size(config: Config, size: int) -> Config:
 
 def _constant_plan(groups: Sequence[Group], steps: int) -> Plan:
     """Return a plan at a small constant LR, at which no weights grow to infinity; all groups train from the start."""
-    scaled = [replace(group, lr=group.lr * 1e-3, schedule=None, unfreeze=None) for group in groups]
+    scaled = [replace(group, lr=group.lr * 1e-3, schedule=None, unfreeze=None, freeze_after=None) for group in groups]
     return Plan.compile(scaled, Schedule(Constant()), Horizon(steps))
 
 

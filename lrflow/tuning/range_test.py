@@ -149,7 +149,7 @@ def _sweep(
 def sweep_plan(groups: Sequence[Group], peak: float, low: float, high: float, steps: int, every: int = 1) -> Plan:
     """Return the plan of one sweep: the LR of every group rises by equal factors, at constant ratios between groups.
 
-    A group with gradual unfreezing trains from the start; the LR of a group with its own schedule rises like the rest.
+    A group that is frozen for a part of the run trains throughout, and the LR of one with its own schedule rises too.
 
     Args:
         groups: as the layer rules make them.
@@ -161,7 +161,9 @@ def sweep_plan(groups: Sequence[Group], peak: float, low: float, high: float, st
     """
     rise = Duration(steps - every, "steps")
     rising = Schedule(Constant(), rise, warmup_start=low / high, warmup_shape="exponential", hold=every)
-    scaled = [replace(group, lr=group.lr * (high / peak), schedule=None, unfreeze=None) for group in groups]
+    scaled = [
+        replace(group, lr=group.lr * (high / peak), schedule=None, unfreeze=None, freeze_after=None) for group in groups
+    ]
     return Plan.compile(scaled, rising, Horizon(steps))
 
 

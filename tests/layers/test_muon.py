@@ -72,7 +72,7 @@ def test_the_models_of_lrflow(model: nn.Module) -> None:
 def test_a_gpt(tied: bool) -> None:
     """layers=nanogpt has the LRs of the record; a positional table is no hidden matrix."""
     option = yaml.safe_load((Path(__file__).parents[2] / "conf/layers/nanogpt.yaml").read_text())
-    assert option.pop("_target_") == "lrflow.layers.MuonGroups"
+    assert (option.pop("_target_"), option.pop("rules")) == ("lrflow.layers.MuonGroups", [])
     groups = groups_of(GPT(tied), 0.001, **option | ({"head": None} if tied else {}))
     assert set(groups) == {"hidden", "embedding", "vectors"} | (set() if tied else {"head"})
     assert names(groups["hidden"]) == [f"blocks.{n}.{matrix}.weight" for n in range(2) for matrix in ("qkv", "out")]

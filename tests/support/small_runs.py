@@ -317,7 +317,12 @@ def build(
     )
     weights = EvaluationWeights(options.batch_norm_batches, options.seed, options.averaging)
     freezing = Freezing(
-        planned_module(module), groups, plan.first_steps, resumed.step if resumed else 0, options.compiled
+        planned_module(module),
+        groups,
+        plan.first_steps,
+        resumed.step if resumed else 0,
+        options.compiled,
+        plan.frozen_from,
     )
     first = [UndisturbedByValidation(), weights, freezing]
     health = [back, NonFinite()] if back else []

@@ -39,6 +39,36 @@ def test_gradual_unfreezing_trains(optimizer: str, tmp_path: Path) -> None:
     ]
 
 
+RULES = (
+    "layers.rules=[{name: head, match: 'head.*', settings: {betas: [0.8, 0.9], eps: 1e-10}}, "
+    "{name: early, match: 'stage1.*', unfreeze: 3, freeze_after: 50%}, "
+    "{name: rest, match: '*'}, {name: none, match: 'lost.*', optional: true}]"
+)
+
+
+def test_a_group_with_settings_that_is_frozen_again_resumes_exactly(same: Any, tmp_path: Path) -> None:
+    saving = ("trainer.checkpoint.every=10 steps", "trainer.checkpoint.keep=null", "task.test=false")
+    metrics, rows = run(tmp_path / "whole", RULES, *saving)
+    folder = Path(metrics["folder"]) / "checkpoints"
+    assert [float(row["lr/early"]) > 0 for row in rows] == [3 <= step < 15 for step in range(30)]
+    end = torch.load(folder / "step-0000030.ckpt", weights_only=True)
+    assert end["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
+    for step in (10, 20):  # before the freezing, and after it
+        resumed, _ = run(tmp_path / str(step), RULES, *saving, f"resume={folder / f'step-00000{step}.ckpt'}")
+        again = torch.load(Path(resumed["folder"]) / "checkpoints/step-0000030.ckpt", weights_only=True)
+        assert same(end["state_dict"], again["state_dict"])
+        assert same(end["optimizer_states"], again["optimizer_states"])
+    middle = torch.load(folder / "step-0000020.ckpt", weights_only=True)["state_dict"]
+    stays = {name for name in middle if torch.equal(middle[name], end["state_dict"][name])}
+    assert stays == {name for name in middle if "stage1." in name}
+    plain = RULES.replace(", settings: {betas: [0.8, 0.9], eps: 1e-10}", "")
+    resumed, _ = run(tmp_path / "plain", plain, *saving, f"resume={folder / 'step-0000020.ckpt'}")
+    again = torch.load(Path(resumed["folder"]) / "checkpoints/step-0000030.ckpt", weights_only=True)
+    assert {(tuple(g["betas"]), g["eps"]) for g in again["optimizer_states"][0]["param_groups"]} == {
+        ((0.9, 0.999), 1e-8)
+    }
+
+
 def test_a_frozen_backbone_keeps_its_batch_norms(tmp_path: Path) -> None:
     rules = "layers.rules=[{name: head, match: 'head.*'}, {name: backbone, match: '*', freeze: true}]"
     metrics, _ = run(tmp_path, "model=cnn", rules, "trainer.max_steps=5")

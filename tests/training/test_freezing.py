@@ -70,7 +70,8 @@ def test_it_equals_a_plain_loop_in_torch(train: Any, tmp_path: Path) -> None:
 
     schedule = Schedule(Constant(), warmup=4, warmup_start=0.5)
     settings = {"momentum": 0.9, "weight_decay": 0.1, "fused": False}
-    rules = (Rule("last", match="2.*"), Rule("first", match="0.*", lr="0.5x", unfreeze=6, unfreeze_warmup=3))
+    first = Rule("first", match="0.*", lr="0.5x", unfreeze=6, unfreeze_warmup=3, freeze_after=15)
+    rules = (Rule("last", match="2.*", settings={"momentum": 0.5}), first)
     module = Supervised(made(), "cross_entropy")
     run = train(
         tmp_path,
@@ -84,17 +85,17 @@ def test_it_equals_a_plain_loop_in_torch(train: Any, tmp_path: Path) -> None:
         callbacks=[Keep()],
     )
     model = made()
-    groups = [{"params": list(model[2].parameters())}, {"params": list(model[0].parameters())}]
+    groups = [{"params": list(model[2].parameters()), "momentum": 0.5}, {"params": list(model[0].parameters())}]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=0.1)
     model[0].requires_grad_(False)
     for step, (inputs, target) in enumerate(batches):
-        model[0].requires_grad_(step >= 6)
+        model[0].requires_grad_(6 <= step < 15)
         multiplier = 0.5 + 0.5 * min(step / 4, 1.0)
         optimizer.param_groups[0]["lr"] = multiplier * run.options.lr
         optimizer.param_groups[1]["lr"] = multiplier * min((step - 5) / 4, 1.0) * 0.5 * run.options.lr
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs), target).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        nn.utils.clip_grad_norm_([parameter for group in groups for parameter in group["params"]], 0.1)
         optimizer.step()
     assert len(batches) == 21
     for name, tensor in model.state_dict().items():
@@ -109,6 +110,22 @@ def test_until_then_it_equals_a_run_with_the_group_frozen(train: Any, tmp_path: 
     assert late.column("train/grad_norm")[:5] == never.column("train/grad_norm")[:5]
     assert late.column("lr_planned/body")[:5] == [0.0] * 5
     assert all(rate > 0 for rate in late.column("lr/body")[5:])
+
+
+def test_a_group_that_is_frozen_later_stays_as_it_is(train: Any, tmp_path: Path) -> None:
+    """No decay, no momentum, no statistics; its state is kept."""
+    watch = Watch()
+    body = Rule("body", match="*", freeze_after=5)
+    settings = {"weight_decay": 0.5, "fused": "auto"}
+    run = train(tmp_path, rules=(HEAD, body), callbacks=[watch], settings=settings, accumulate=2)
+    head, everything = {"head.weight", "head.bias"}, {*watch.seen[0]}
+    first = len(watch.seen) - len(watch.seen[9:])  # five steps are nine batches: the last of an epoch has one
+    assert moved(watch.seen, 0, first) == everything
+    assert moved(watch.seen, first, len(watch.seen) - 1) == head
+    assert [len(names) for names in watch.trained[4:7]] == [len(watch.trained[0]), 2, 2]
+    assert watch.remembered[-1] == watch.remembered[4]
+    assert run.column("lr_planned/body")[4] > 0
+    assert run.column("lr/body")[5:] == [0.0] * (len(watch.trained) - 5)
 
 
 @pytest.mark.parametrize("frozen", [{"freeze": True}, {"unfreeze": 5}])
@@ -207,7 +224,7 @@ def test_a_strategy_that_shards_parameters_is_rejected() -> None:
     class Sharded:
         strategy = object.__new__(FSDPStrategy)
 
-    with pytest.raises(ConfigError, match="FSDPStrategy cannot unfreeze") as caught:
+    with pytest.raises(ConfigError, match="FSDPStrategy cannot freeze or unfreeze") as caught:
         Freezing(model, groups, {"head": 0, "body": 5}).setup(Sharded(), None, "fit")  # type: ignore[arg-type]
     assert [problem.key for problem in caught.value.problems] == ["trainer.strategy"]
     Freezing(model, groups, {"head": 0, "body": 5}, step=5).setup(Sharded(), None, "fit")  # type: ignore[arg-type]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from lrflow.config.composition.options import shipped_nodes
 from lrflow.config.config import Config
-from lrflow.config.schemas import objects as schema
+from lrflow.config.schemas import layers as schema
 from lrflow.config.schemas.average import NoAverage
 from lrflow.config.schemas.clip import check_clip
 from lrflow.config.schemas.find import StabilityFind
@@ -74,7 +74,7 @@ def check_optimizer(
     """
     arguments = optimizer.plain()  # `node` would import the class
     yield from check_ranges(arguments, traits.ranges, key)
-    yield from _check_betas(arguments.get("betas"), optimizer.target, key)
+    yield from check_betas(arguments.get("betas"), optimizer.target, key)
     for other in ("foreach", "differentiable"):
         if arguments.get("fused") is True and arguments.get(other) is True:
             message, hint = "a fused step is neither foreach nor differentiable", f"{key}.fused=auto"
@@ -112,7 +112,7 @@ def check_optimizer(
             yield Problem(f"{key}.nesterov", "needs momentum above 0 and dampening 0", True)
 
 
-def _check_betas(betas: Any, target: str, key: str) -> Iterator[Problem]:
+def check_betas(betas: Any, target: str, key: str) -> Iterator[Problem]:
     """Yield a problem if an optimizer of lrflow's options takes another number of betas; torch raises at step 0."""
     ours = next((node["betas"] for node in shipped_nodes("optimizer", target) if "betas" in node), None)
     if betas is not None and ours is not None and len(betas) != len(ours):
@@ -172,14 +172,16 @@ def _alone(config: Config, processes: int | None, why: str) -> Iterator[Problem]
 
 
 def check_routes(
-    rules: Sequence[schema.Rule | Rule], routes: Mapping[str, schema.Optimizer], key: str = "layers.rules[{}].route"
+    rules: Sequence[schema.Rule | Rule],
+    routes: Mapping[str, Optimizer],
+    key: Callable[[int], str] = "layers.rules[{}].route".format,
 ) -> list[Problem]:
     """Check the routes of layer rules: unknown routes, optimizers without a rule, routes within routes.
 
     Args:
         rules: all rules.
         routes: `optimizer.routes`.
-        key: config key of a rule's route; `{}` is replaced by the index of the rule.
+        key: returns the config key of a rule's route, by the index of the rule.
     """
     problems = [
         Problem(f"optimizer.routes.{name}.routes", "a route cannot have routes", hint="add it to optimizer.routes")
@@ -189,7 +191,7 @@ def check_routes(
     for index, rule in enumerate(rules):
         if rule.route is not None and rule.route not in routes:
             hint = did_you_mean(rule.route, routes) or "there are no routes; optimizer=muon adds one"
-            problems.append(Problem(key.format(index), "there is no such route", rule.route, hint))
+            problems.append(Problem(key(index), "there is no such route", rule.route, hint))
     if problems:
         return problems
     taken = {rule.route for rule in rules if not rule.freeze}

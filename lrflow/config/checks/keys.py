@@ -1,8 +1,8 @@
-"""Checks across config keys: arguments of targets, schedules, freezing, the range test and keys without effect."""
+"""Checks across config keys: arguments of targets, schedules, the range test and keys without effect."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from lrflow.config.checkpoint_names import check_names as check_names_of_best
 from lrflow.config.checks.callbacks import check_of_lightning, check_switched_off
 from lrflow.config.checks.compatibility import check_combination, check_mup, check_routes
 from lrflow.config.checks.health import check_health
+from lrflow.config.checks.layers import check_freezing, check_names, check_settings
 from lrflow.config.checks.loggers import check_loggers
 from lrflow.config.checks.metrics import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.checks.nodes import check_targets
@@ -23,18 +24,16 @@ from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.schemas.average import check_average
 from lrflow.config.schemas.find import BatchSizeFind, RangeFind
-from lrflow.config.schemas.objects import Data, Facts, Optimizer, Rules, Schedule
+from lrflow.config.schemas.layers import Rules
+from lrflow.config.schemas.objects import Data, Facts, Optimizer, Schedule
 from lrflow.config.schemas.task import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
 from lrflow.config.step_batch import check_batch_search, check_scaling
 from lrflow.config.targets import defaults
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several, is_within_a_program
-from lrflow.layers import Rule
 from lrflow.metric import PLACES, is_validation
-from lrflow.schedules import Curve, Duration, Horizon
-from lrflow.schedules._arguments import uncountable_hint
+from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.curve import highest_settings, numeric_settings
-from lrflow.wording import counted
 
 LENGTH = (
     "trainer.max_",
@@ -52,10 +51,6 @@ USES = ("task", "horizon", "against", "resume", "optimizer", "find", "model.fres
 
 FEWEST_RUNS = 3
 """Minimum of `find.confirm_runs`."""
-
-_NEVER = "the group would never train"
-
-_SHORTER = "the LR would never reach the schedule"
 
 
 def check_config(
@@ -89,21 +84,22 @@ def check_config(
         except ConfigError as error:
             problems += error.problems
     schedules = {"schedule": config.schedule}
+    problems += check_names(config.layers.rules)
     if isinstance(config.layers, Rules):
-        problems += check_names(config.layers)
         problems += check_routes(config.layers.rules, config.optimizer.routes) if sound("optimizer.routes") else []
-        rules = enumerate(config.layers.rules)
-        schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
+    rules = enumerate(config.layers.rules)
+    schedules |= {f"layers.rules[{index}].schedule": rule.schedule for index, rule in rules if rule.schedule}
     decays = not isinstance(config.layers, Rules) or any(rule.weight_decay for rule in config.layers.rules)
     optimizer = config.optimizer if sound("optimizer") else None
     for key, schedule in schedules.items():
         wrong_here = check_schedule(schedule, key, horizon, optimizer, decays) if sound(key) else []
         problems += [answered(problem, content) for problem in wrong_here]
-    if isinstance(config.layers, Rules) and sound("layers.rules"):
+    if sound("layers.rules"):
         try:
-            problems += check_freezing(config.layers.compiled(), horizon)
+            problems += check_freezing(config.layers.compiled(), horizon, alone=isinstance(config.layers, Rules))
         except ConfigError as error:
             problems += error.problems
+        problems += check_settings(config.layers.rules, config.optimizer) if sound("optimizer") else []
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
@@ -233,57 +229,6 @@ def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """
     routes = {name: settings_of(route) for name, route in optimizer.routes.items()}
     return {**defaults(optimizer.target), **optimizer.node(), "routes": routes}
-
-
-def check_names(rules: Rules) -> list[Problem]:
-    """Return a problem for each rule with the name of an earlier one."""
-    first: dict[str, int] = {}
-    problems = []
-    for index, rule in enumerate(rules.rules):
-        if first.setdefault(rule.name, index) != index:
-            message = f"layers.rules[{first[rule.name]}] has the same name"
-            problems.append(Problem(f"layers.rules[{index}].name", message, rule.name))
-    return problems
-
-
-def check_freezing(rules: Sequence[Rule], horizon: Horizon | None) -> list[Problem]:
-    """Return a problem for each rule that unfreezes its group too late, and one if nothing trains from the first step.
-
-    Args:
-        rules: rules of the config.
-        horizon: length of the run; None if unknown.
-    """
-    problems = []
-    for index, rule in enumerate(rules):
-        problems += _check_rule(rule, f"layers.rules[{index}]", horizon)
-    trained = [rule for rule in rules if not rule.freeze]
-    late = [rule for rule in trained if rule.unfreeze is not None and Duration.parse(rule.unfreeze).value]
-    if trained and not problems and late == trained:
-        hint = "remove unfreeze from one rule, so that its group trains from the first step"
-        message = "nothing would train at first: every group is frozen at the start"
-        problems.append(Problem("layers.rules", message, ..., hint))
-    return problems
-
-
-def _check_rule(rule: Rule, key: str, horizon: Horizon | None) -> list[Problem]:
-    if rule.unfreeze is None:
-        return []
-    start, warmup = Duration.parse(rule.unfreeze), Duration.parse(rule.unfreeze_warmup)
-    if horizon is None:
-        if start.unit == "fraction" and start.value >= 1:
-            return [Problem(f"{key}.unfreeze", "expected less than the whole run", str(rule.unfreeze), _NEVER)]
-        return []
-    try:
-        first, last = start.steps(horizon), start.steps(horizon) + warmup.steps(horizon)
-    except ValueError as error:
-        return [Problem(f"{key}.unfreeze", str(error), str(rule.unfreeze), uncountable_hint(start))]
-    if first >= horizon.steps:
-        message = f"is {counted(first, 'step')}, but the run has only {horizon.steps}"
-        return [Problem(f"{key}.unfreeze", message, str(rule.unfreeze), _NEVER)]
-    if last >= horizon.steps:
-        message = f"ends at step {last}, but the run has only {horizon.steps}"
-        return [Problem(f"{key}.unfreeze_warmup", message, str(rule.unfreeze_warmup), _SHORTER)]
-    return []
 
 
 def check_uses(config: Config) -> list[Problem]:

@@ -12,6 +12,7 @@ from lrflow.config.checks.callbacks import refused
 from lrflow.config.composition.options import options_with, shipped_nodes
 from lrflow.config.diagnostics import closest, held_by
 from lrflow.config.packages import EXTRAS, check_installed, is_installed, missing_package
+from lrflow.config.schemas.layers import RuleMaker
 from lrflow.config.schemas.objects import Data, Model, Optimizer
 from lrflow.config.signatures import named_in_source, packages_of_recipe, parameters_in_source
 from lrflow.config.targets import CONTROLS, check_arguments, check_controls, check_name, locate
@@ -27,6 +28,7 @@ GROUPS = (
 
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
     "optimizer": (("params",), ("fused", *Optimizer.offered)),
+    "layers": ((), RuleMaker.offered),
     "model": ((), Model.offered),
     "data": ((), Data.offered),
     "logger": (("save_dir",), ()),

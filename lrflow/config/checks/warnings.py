@@ -19,7 +19,7 @@ from lrflow.config.origins import short_path
 from lrflow.config.schemas.callbacks import EarlyStopping
 from lrflow.config.schemas.find import StabilityFind
 from lrflow.config.schemas.health import OwnResponse
-from lrflow.config.schemas.objects import Feedback, Rules, Schedule, ScheduledSetting
+from lrflow.config.schemas.objects import Feedback, Schedule, ScheduledSetting
 from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.targets import optimizer_traits, takes
 from lrflow.metric import is_validation
@@ -57,13 +57,12 @@ def _found(config: Config, horizon: Horizon) -> Iterator[str]:
     if config.choices.get("fast") == "on":  # its length is not that of the run
         return
     yield from _of_schedule(config.schedule, "schedule", horizon)
-    if isinstance(config.layers, Rules):
-        for index, rule in enumerate(config.layers.rules):
-            key = f"layers.rules[{index}]"
-            for name in ("unfreeze", "unfreeze_warmup"):
-                yield from _of_duration(getattr(rule, name), f"{key}.{name}", horizon)
-            if rule.schedule:
-                yield from _of_schedule(rule.schedule, f"{key}.schedule", horizon)
+    for index, rule in enumerate(config.layers.rules):
+        key = f"layers.rules[{index}]"
+        for name in ("unfreeze", "unfreeze_warmup", "freeze_after"):
+            yield from _of_duration(getattr(rule, name), f"{key}.{name}", horizon)
+        if rule.schedule:
+            yield from _of_schedule(rule.schedule, f"{key}.schedule", horizon)
     yield from _of_trainer(config)
     yield from _of_length(config, horizon)
     yield from _of_health(config, horizon)

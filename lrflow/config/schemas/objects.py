@@ -7,11 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-from lrflow import layers
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.token_facts import TokenFacts
-from lrflow.errors import ConfigError
-from lrflow.layers.rules import SELECTS
 from lrflow.schedules import Curve, Duration
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
 from lrflow.schedules.schedule import HELD_PARTS, SHAPE_STARTS, WARMUP_ENDS, WARMUP_MODES
@@ -217,82 +214,6 @@ class Schedule(Node):
 
             self._curve = from_spec(self.node(), key, locate)
         return self._curve
-
-
-class Rule(Section):
-    """A rule of `layers.rules`; `lrflow.layers.Rule` is built from it and checks which keys can be combined."""
-
-    name: f.Text
-    """Name of the group."""
-    match: f.Patterns | None = None
-    """Globs over parameter names, such as `head.*`, or regular expressions with the prefix `re:`."""
-    type: f.Texts | None = None
-    """Classes of the modules that hold the parameters."""
-    ndim: f.Numbers | None = None
-    """Numbers of dimensions of the parameters."""
-    select: Annotated[Any, f.some_of(*SELECTS)] | None = None
-    """Kinds of parameters: bias, norm, embedding, matrix."""
-    lr: f.GroupLR | None = None
-    """Peak LR of the group, or a multiple of the run's peak LR, such as `10x`; None: the run's."""
-    weight_decay: f.NotNegative | None = None
-    """Weight decay of the group; None: the optimizer's."""
-    schedule: Schedule | None = None
-    """Schedule of the group; None: the run's."""
-    freeze: f.Switch = False
-    """Freeze the group for the whole run."""
-    unfreeze: f.Time | None = None
-    """Duration for which the group is frozen before it trains."""
-    unfreeze_warmup: f.Time = NO_TIME
-    """Duration of the linear rise of the LR to its schedule after the group is unfrozen."""
-    freeze_statistics: f.Switch = True
-    """Let frozen batch norms keep their running statistics and normalise by them."""
-    route: f.Text | None = None
-    """Optimizer of the group, one of `optimizer.routes`; None: the main one."""
-
-
-class Rules(Section):
-    """Parameter groups by rules: the first rule that matches a parameter claims it."""
-
-    rules: Annotated[list[Rule], Field(min_length=1)]
-    """Rules in order; each parameter must match one."""
-
-    _compiled: list[layers.Rule] | None = PrivateAttr(None)
-
-    def compiled(self) -> list[layers.Rule]:
-        """Return the rule objects; the first call, by the checks of the config, builds them.
-
-        Raises:
-            ConfigError: every problem of the rules.
-        """
-        if self._compiled is None:
-            compiled, problems = [], []
-            for index, rule in enumerate(self.rules):
-                key = f"layers.rules[{index}]"
-                spec = rule.parsed()
-                try:
-                    if rule.schedule is not None:
-                        spec["schedule"] = rule.schedule.curve(f"{key}.schedule")
-                    compiled.append(layers.Rule.from_config(spec, key))
-                except ConfigError as error:
-                    problems += error.problems
-            if problems:
-                raise ConfigError(problems)
-            self._compiled = compiled
-        return self._compiled
-
-
-class RuleMaker(Node):
-    """Parameter groups by an object whose method `rules(model)` returns the rules."""
-
-
-def _kind_of_layers(value: Any) -> str:
-    by_object = "_target_" in value if isinstance(value, Mapping) else isinstance(value, RuleMaker)
-    return "<maker>" if by_object else "<rules>"
-
-
-Layers = Annotated[
-    Annotated[Rules, Tag("<rules>")] | Annotated[RuleMaker, Tag("<maker>")], Discriminator(_kind_of_layers)
-]
 
 
 class NoFeedback(Section):

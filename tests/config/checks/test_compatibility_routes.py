@@ -21,7 +21,7 @@ def problems_of(*overrides: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("optimizer", "layers", "schedule"),
-    [("muon", "muon", "cosine"), ("airbench", "airbench", "linear"), ("nanogpt", "nanogpt", "wsd")],
+    [("muon", "muon", "cosine"), ("airbench", "airbench", "airbench"), ("nanogpt", "nanogpt", "nanogpt")],
 )
 def test_an_optimizer_that_routes_takes_its_layers_along(optimizer: str, layers: str, schedule: str) -> None:
     config = compose([f"optimizer={optimizer}"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 import pytest
 
 from lrflow.config import compose
-from lrflow.config.schemas import objects as schema
+from lrflow.config.schemas import layers as schema
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
 
@@ -30,6 +30,8 @@ def told(*rules: str, more: tuple[str, ...] = ("trainer.max_epochs=6",)) -> dict
         "{name: a, match: 'head.*', unfreeze: 119}",
         "{name: a, match: 'head.*', unfreeze: 0, unfreeze_warmup: 5%}",
         "{name: a, match: 'head.*', freeze: true, freeze_statistics: false}",
+        "{name: a, match: 'head.*', unfreeze: 1 epoch, freeze_after: 119, freeze_statistics: false}",
+        "{name: a, match: [lost.*], optional: true, settings: {betas: [0.8, 0.9], eps: 1e-10}}",
     ],
 )
 def test_valid_freezing(rule: str) -> None:
@@ -48,6 +50,18 @@ def test_valid_freezing(rule: str) -> None:
         ("unfreeze: 2 epocs", "unfreeze", "not a duration"),
         ("unfreze: 2 epochs", "unfreze", "unfreeze"),
         ("freeze: true, lr: 2x", "lr", "a frozen group does not train"),
+        ("freeze: true, freeze_after: 2", "freeze_after", "a frozen group does not train"),
+        ("freeze_after: 6 epochs", "freeze_after", "is 120 steps, but the run has only 120"),
+        ("freeze_after: 0", "freeze_after", "expected a duration above 0"),
+        ("unfreeze: 2 epochs, freeze_after: 40", "freeze_after", "the group trains only from step 40 on"),
+        ("settings: {lr: 3}", "settings.lr", "a rule has a field for it"),
+        ("settings: {betaz: [0.8, 0.9]}", "settings.betaz", "did you mean layers.rules[0].settings.betas?"),
+        ("settings: {betas: [0.8, 1.9]}", "settings.betas", "each at least 0 and below 1"),
+        ("settings: {betas: [0.8, 0.9, 0.9]}", "settings.betas", "torch.optim.AdamW has 2"),
+        ("settings: {eps: -1}", "settings.eps", "expected a number above 0"),
+        ("settings: {fused: true}", "settings.fused", "is a setting of the whole optimizer"),
+        ("settings: {amsgrad: true}", "settings.amsgrad", "is a setting of the whole optimizer"),
+        ("settings: 3", "settings", "mapping"),
     ],
 )
 def test_invalid_freezing(settings: str, key: str, text: str) -> None:
@@ -86,6 +100,10 @@ def test_problems_of_all_rules_are_reported_at_once() -> None:
 
 def test_a_rule_of_a_config_has_the_keys_and_defaults_of_the_class() -> None:
     written = {name: field.default for name, field in schema.Rule.model_fields.items() if not field.is_required()}
-    made = {f.name: f.default for f in fields(Rule) if f.name not in ("name", "parameters", "depth")}
+    made = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(Rule)
+        if f.name not in ("name", "parameters", "depth")
+    }
     assert written.keys() == made.keys()
     assert {**written, "unfreeze_warmup": written["unfreeze_warmup"].value} == made
