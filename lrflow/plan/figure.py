@@ -213,7 +213,7 @@ def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
         epochs.spines["top"].set_visible(False)
     plain_axes(axes)
     curves = [curve.without_freezing() for curve, _ in plan.curves]
-    schedules = "; ".join(dict.fromkeys(describe(curve) for curve in curves)) or "nothing is trained"
+    schedules = "; ".join(dict.fromkeys(describe(curve, plan.horizon) for curve in curves)) or "nothing is trained"
     title = f"{shorten(schedules, 100, placeholder=' ...')}\n{describe_length(plan)}"
     pad = 38 if axes.child_axes else 10  # with y, the title stays where it is put
     axes.set_title(title, loc="left", y=1, pad=pad, fontsize=11, color=INK, linespacing=1.4)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lrflow.plan import Plan
 from lrflow.plan.table import describe, landmarks
-from lrflow.schedules import Constant, Continued, Cosine, Horizon, Linear, MultiStep, Schedule
+from lrflow.schedules import Constant, Continued, Cosine, Horizon, Linear, MultiStep, Product, Schedule, Step, Tabulated
 
 
 def printed(plan, width=80, **settings):
@@ -125,6 +125,19 @@ def test_a_plan_that_trains_nothing_has_a_table(group, horizon):
 )
 def test_schedules_in_words(schedule, words):
     assert describe(schedule) == words
+
+
+def test_forms_in_words(group, horizon):
+    floored = Schedule(Linear(), floor="1e-6 lr", rounding="up").of_peak(0.1)
+    assert describe(floored) == "linear, floor 1e-06 lr, rounding up"  # the same for groups with other peaks
+    long = Schedule(Cosine(), shape_length=5_000)
+    assert describe(long, Horizon(1000)) == "cosine, shape_length 5000 steps (cut off)"
+    assert describe(long, Horizon(9000)) == "cosine, shape_length 5000 steps"
+    product = Schedule(Product([Cosine(), Step(0.1, 30)]))
+    assert describe(product) == "product, of (cosine) (step, gamma 0.1, every 30 steps)"
+    low = Plan((group("a", 0.1, Schedule(Tabulated([[0, 0.3], ["100%", 0.1]]))),), horizon)
+    (reached,) = [check for check in low.check() if check.name == "peak reached"]
+    assert (reached.ok, reached.detail) == (True, "the highest is 30% of the peak, at step 0")
 
 
 def test_a_route_has_a_column_only_where_there_is_one(plan, group):
