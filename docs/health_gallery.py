@@ -13,9 +13,10 @@ import re
 import shlex
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,6 +30,9 @@ from lrflow.runs import RunFolder
 PAGE = Path(__file__).parent / "health.md"
 IMAGES = Path(__file__).parent / "images" / "health"
 BEGIN, END = "<!-- gallery: written by docs/health_gallery.py -->\n", "<!-- end of gallery -->\n"
+TIME = "train/step_time"
+"""The column that holds the seconds of each step."""
+
 ILL, CURED = COLOURS[1], COLOURS[0]
 
 
@@ -46,6 +50,7 @@ class Case:
         validation: whether the validation loss is drawn instead of the training loss.
         name: of the picture; empty: as `kind`.
         found: the kind whose first line is shown; empty: as `kind`.
+        times: whether the seconds of each step are drawn instead of the loss.
     """
 
     kind: str
@@ -57,6 +62,7 @@ class Case:
     validation: bool = False
     name: str = ""
     found: str = ""
+    times: bool = False
 
     @property
     def place(self) -> str:
@@ -178,6 +184,17 @@ CASES = (
         "The run ends once the validation loss has risen for three validations, and its best checkpoint is kept",
         validation=True,
     ),
+    Case(
+        "data_stall",
+        "Steps wait for data",
+        "Each example of this data module takes 5 ms to fetch, as from a slow disc, one after the other.",
+        "data=custom data._target_=benchmarks.health.data.SlowDigits"
+        " 'data.facts={shape: [1, 8, 8], outputs: 10, loss: cross_entropy}' trust=benchmarks model=mlp"
+        " trainer.max_epochs=6 trainer.log_every=1",
+        "data.num_workers=4",
+        "Four processes fetch batches ahead of the steps",
+        times=True,
+    ),
 )
 
 
@@ -201,11 +218,12 @@ def series(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([step for step, _ in rows]), np.array([value for _, value in rows])
 
 
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Return the running median over about a fortieth of the values."""
-    half = max(1, len(values) // 80)
+def smooth(values: np.ndarray, average: Callable[..., Any] = np.nanmedian) -> np.ndarray:
+    """Return the running median or mean over about a fortieth of the values, or nine of them."""
+    half = max(1 if average is np.nanmedian else 4, len(values) // 80)
     padded = np.pad(values, half, constant_values=np.nan)
-    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    smoothed: np.ndarray = average(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    return smoothed
 
 
 def draw(case: Case, ill: Path, cured: Path, findings: Sequence[Finding]) -> Path:
@@ -214,14 +232,17 @@ def draw(case: Case, ill: Path, cured: Path, findings: Sequence[Finding]) -> Pat
     axes: Sequence[Axes] = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top = 0.0
     for folder, colour, label in ((ill, ILL, "ill"), (cured, CURED, "cured")):
-        steps, loss = series(folder, "train/loss")
+        steps, loss = series(folder, TIME if case.times else "train/loss")
         lrs = sorted(
             name
             for name in RunFolder(folder).metrics.read_text().partition("\n")[0].split(",")
             if name.startswith("lr/")
         )
-        drawn = smooth(loss)
-        top = max(top, 1.6 * float(loss[0]), 1.1 * float(np.nanquantile(drawn[np.isfinite(drawn)], 0.5)))
+        drawn = smooth(loss, np.nanmean if case.times else np.nanmedian)
+        if case.times:
+            top = max(top, 1.1 * float(np.nanmax(drawn)))
+        else:
+            top = max(top, 1.6 * float(loss[0]), 1.1 * float(np.nanquantile(drawn[np.isfinite(drawn)], 0.5)))
         axes[0].plot(steps, loss, color=colour, alpha=0.2, linewidth=0.7)
         axes[0].plot(steps, drawn, color=colour, label=label)
         if case.validation:
@@ -237,7 +258,7 @@ def draw(case: Case, ill: Path, cured: Path, findings: Sequence[Finding]) -> Pat
             finding.kind.replace("_", " "), (finding.step, 1), (3, -3), textcoords="offset points",
             xycoords=("data", "axes fraction"), color=INK, fontsize=8, va="top",
         )  # fmt: skip
-    axes[0].set(ylim=(0, top), ylabel="loss")
+    axes[0].set(ylim=(0, top), ylabel="seconds per step" if case.times else "loss")
     axes[1].set(ylabel="LR", xlabel="step", ylim=(0, None))
     is_late = any(finding.step > 0.75 * axes[0].get_xlim()[1] for finding in findings[:3])  # its name is in that corner
     axes[0].legend(frameon=False, fontsize=8, loc="center right" if is_late else "upper right")
@@ -261,21 +282,25 @@ def section(case: Case, runs: Path) -> str:
     if not line:
         raise SystemExit(f"{case.place}: nothing was found; all findings: {[one.line for one in read_findings(ill)]}")
     path = draw(case, ill, cured, findings)
-    end, end_cured = (ends_with(folder) for folder in (ill, cured))
+    end, end_cured = (ends_with(folder, case.times) for folder in (ill, cured))
     print(
         f"{case.place}: {line}\n  {end}; {end_cured}, {ended_cured or 'finished'}; {path.stat().st_size / 1000:.0f} kB"
     )
+    when = "On average, a step takes " if case.times else "At the end, "
     lines = [
         f"### {case.title}", "", textwrap.fill(case.about, 120), "", f"    {wrapped(case.words)}", "",
         "```text", line, "```", "",
-        f"{case.cured}: the same with `{case.cure}`. At the end, {end}; cured, {end_cured}.", "",
-        f"![{case.title}: loss and LR of the run and of the cured one](images/health/{case.place}.png)", "",
+        f"{case.cured}: the same with `{case.cure}`. {when}{end}; cured, {end_cured}.", "",
+        f"![{case.title}: {'step time' if case.times else 'loss'} and LR of the run and of the cured one]"
+        f"(images/health/{case.place}.png)", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def ends_with(folder: Path) -> str:
-    """Return the last metrics of a run: the test accuracy, or else the validation loss."""
+def ends_with(folder: Path, times: bool) -> str:
+    """Return the last metrics of a run: the test accuracy, or else the validation loss; or how long a step takes."""
+    if times:
+        return f"{float(np.mean(series(folder, TIME)[1])):.2g} s"
     metrics = RunFolder(folder).read_summary()["metrics"]
     for name, title in (("test/accuracy", "the test accuracy"), ("val/loss", "the validation loss")):
         if name in metrics:

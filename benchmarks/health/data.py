@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -70,6 +71,37 @@ class Digits(Ill, AllDigits):
     def load(self) -> tuple[Examples, None]:
         """The images, [count, 1, 8, 8], and their classes."""
         return _draw(super().load()[0], self.count, self.split_seed), None
+
+
+class SlowDigits(Digits):
+    """Digits of which each training example takes a while to fetch, as from a slow disc or over a network.
+
+    Args:
+        delay: seconds per example.
+        options: arguments of `Digits`.
+    """
+
+    def __init__(self, delay: float = 0.005, **options: Any) -> None:
+        super().__init__(**options)
+        self.delay = delay
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the parts, and the training part slow."""
+        super().setup(stage)
+        if type(self.train_set) is TensorDataset:
+            self.train_set = _Fetched(self.delay, *self.train_set.tensors)
+
+
+class _Fetched(TensorDataset):
+    """Examples that take some seconds each."""
+
+    def __init__(self, delay: float, *tensors: Tensor) -> None:
+        super().__init__(*tensors)
+        self._delay = delay
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        time.sleep(self._delay)
+        return super().__getitem__(index)
 
 
 class Clothes(Ill, FashionMNIST):
