@@ -17,6 +17,11 @@ import pytest
 import yaml
 
 from lrflow.cli import main
+from lrflow.loggers.wandb_file import rows_of
+from lrflow.loggers.wandb_history import OF_LIGHTNING
+from lrflow.runs import RunFolder
+from lrflow.training.machine import varies
+from tests.support.wandb_files import Logged, files_of, write_file
 
 OLDER = Path(__file__).parent / "older_runs"
 
@@ -51,6 +56,28 @@ def test_an_interrupted_run_ends_as_the_whole_one_did(outputs: Path) -> None:
     assert ended["status"] == "finished"
     assert ended["metrics"] == pytest.approx(whole["metrics"], rel=1e-5)
     assert_same_rows(outputs / "interrupted", outputs / "whole")
+
+
+def test_a_run_continues_on_the_axis_that_it_has_at_wandb(outputs: Path) -> None:
+    """Their version left it to Lightning's logger, with an axis of its own."""
+    run = outputs / "interrupted"
+    run_id = RunFolder(run).run_id  # the one that dashboards had then
+    with (run / "metrics.csv").open(newline="") as file:
+        logged: dict[int, dict[str, float]] = {}
+        for row in csv.DictReader(file):
+            logged.setdefault(int(row.pop("step")), {}).update(
+                {name: float(text) for name, text in row.items() if text}
+            )
+    write_file(run, logged, axis=OF_LIGHTNING, run_id=run_id)
+    assert main(["resume=outputs/interrupted", "logger=wandb", "logger.wandb.mode=offline"]) == 0
+    union = [row for path in files_of(run) for _, row in rows_of(path)]
+    assert [row[OF_LIGHTNING] for row in union] == [*range(61)]  # and the test
+    with (run / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            own = {name: float(text) for name, text in row.items() if text and not varies(name) and name != "step"}
+            assert own.items() <= union[int(row["step"])].items(), row["step"]
+    axes = [one.step_metric for one in Logged(run).of["metric"] if one.glob_name == "*"]
+    assert axes[-1] == OF_LIGHTNING
 
 
 def test_a_run_is_evaluated(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ STEP = "step"
 """The axis of all metrics: the optimizer step, as in metrics.csv."""
 
 OF_LIGHTNING = "trainer/global_step"
-"""The axis of Lightning's logger, which runs of earlier versions have."""
+"""The axis of Lightning's logger, which runs of earlier versions have; once they are resumed, they have both."""
 
 _BETWEEN_ALERTS = 3600  # least seconds between two alerts of a kind
 
@@ -51,7 +51,9 @@ class WandbHistory(ReachableWandbLogger):
         self._attached: dict[str, Any] = {}  # pictures and tables, for the next row
         self._defined: set[str] = set()  # the metrics that W&B knows
         self.clock: dict[str, float] = {}  # amount of each further axis per step
-        self._known: dict[int, set[str]] | None = None  # the metrics of each step that W&B has
+        self._known: dict[int, set[str]] | None = None  # the metrics of each step that W&B has; None: not read yet
+        self._is_restored = False  # whether W&B has the earlier rows of metrics.csv
+        self.axis = STEP
         self._used: set[int] = set()  # W&B's own steps
         self._least = 0  # the first step that W&B takes
         self._shift = 0  # of W&B's steps against those of the optimizer
@@ -62,7 +64,7 @@ class WandbHistory(ReachableWandbLogger):
         if step is None:
             super().log_metrics(metrics)
             return
-        if self._known is None:
+        if not self._is_restored:
             self._restore(step)
         if self._step is not None and step > self._step:
             self._write()
@@ -75,7 +77,7 @@ class WandbHistory(ReachableWandbLogger):
 
         It does nothing at the start of a resumed run, which repeats the rows that W&B has.
         """
-        if self._known is not None:
+        if self._is_restored and self._known is not None:
             self._write()
             self._step = None
             self._known = {one: names for one, names in self._known.items() if one < step}
@@ -100,7 +102,7 @@ class WandbHistory(ReachableWandbLogger):
 
     def close_rows(self) -> None:
         """Write the last row, the rows of `metrics.csv` that W&B lacks, and what is attached to none."""
-        if self._known is None:
+        if not self._is_restored:
             self._restore(sys.maxsize)
         self._write()
         if self._attached:
@@ -130,13 +132,15 @@ class WandbHistory(ReachableWandbLogger):
         for name in row.keys() - self._defined:
             self.define(name)
         self._defined |= row.keys()
-        axes = {STEP: step, **{name: (step + 1) * amount for name, amount in self.clock.items()}}
+        axes = {STEP: step, self.axis: step, **{name: (step + 1) * amount for name, amount in self.clock.items()}}
         with staged_in(self._folder / "wandb") if self._attached else nullcontext():
             self.experiment.log({**row, **self._attached, **axes}, step=at, commit=True)
         self._attached = {}
 
-    def _restore(self, step: int) -> None:
-        """Find out which rows W&B has, and write those of `metrics.csv` before a step that it lacks."""
+    def read_earlier(self) -> None:
+        """Find out which rows W&B has of earlier processes of this run, and which axis they have."""
+        if self._known is not None:
+            return
         self._known = {}
         earlier = sorted((self._folder / "wandb").glob(f"*run-*-{self._id}/run-{self._id}.wandb"))
         for path in earlier:
@@ -146,8 +150,15 @@ class WandbHistory(ReachableWandbLogger):
                     self._used.add(own)
                     if (step_of := values.get(STEP, values.get(OF_LIGHTNING))) is not None:
                         self._remember(int(step_of), set(values))
+                    if OF_LIGHTNING in values:
+                        self.axis = OF_LIGHTNING
             except Exception as error:  # a damaged file raises many types of errors, and must not end the run
                 log.warning("%s: cannot be read to its end (%s): W&B may get rows twice", path, type(error).__name__)
+
+    def _restore(self, step: int) -> None:
+        """Write the rows of `metrics.csv` before a step that W&B lacks."""
+        self.read_earlier()
+        self._is_restored = True
         experiment: Any = self.experiment
         if not getattr(experiment, "offline", False):
             self._least = int(getattr(experiment, "step", 0) or 0)  # of the server, which takes no earlier ones

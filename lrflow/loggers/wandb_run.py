@@ -88,9 +88,11 @@ class WandbRun(WandbHistory):
             folder: the folder that holds the record of the plan.
             clock: amount of each further axis per step, such as `samples`.
         """
+        self.read_earlier()  # before the run starts, and with it a file of its own
         run = self.experiment
-        run.define_metric(STEP, hidden=True)
-        run.define_metric("*", step_metric=STEP)
+        for name in dict.fromkeys((STEP, self.axis)):
+            run.define_metric(name, hidden=True)
+        run.define_metric("*", step_metric=self.axis)
         for name in clock:
             run.define_metric(name, hidden=True)
         self.clock = dict(clock)
@@ -104,7 +106,7 @@ class WandbRun(WandbHistory):
         """
         mode = self.about.modes(name)
         if mode is not None and not (is_of_agent() and name == self.about.metric):
-            self.experiment.define_metric(name, step_metric=STEP, summary=f"{mode},last")
+            self.experiment.define_metric(name, step_metric=self.axis, summary=f"{mode},last")
 
     @rank_zero_only
     def conclude(self, outcome: Outcome) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 
 from lrflow.loggers.wandb_file import rows_of
-from lrflow.loggers.wandb_history import STEP, WandbHistory
+from lrflow.loggers.wandb_history import OF_LIGHTNING, STEP, WandbHistory
 from lrflow.training.machine import varies
-from tests.support.wandb_files import files_of, metrics_in
+from tests.support.wandb_files import files_of, metrics_in, write_file
 
 
 class Experiment:
@@ -29,40 +28,6 @@ class Experiment:
         assert commit
         assert step >= (self.rows[-1][0] + 1 if self.rows else self.step), "W&B refuses steps that do not rise"
         self.rows.append((step, {name: value for name, value in row.items() if name != STEP}))
-
-
-def write_file(
-    folder: Path,
-    rows: dict[int, dict[str, Any]],
-    stamp: str = "1",
-    cut: int = 0,
-    shifted: dict[int, dict[str, Any]] | None = None,
-) -> None:
-    """Write a file as W&B does: records in blocks of LevelDB's log format; `shifted` are logged again afterwards."""
-    from wandb.proto import wandb_internal_pb2
-
-    data = b":W&B\xe1\xbe\x00"
-    again = enumerate((shifted or {}).items(), max(rows, default=-1) + 1)
-    for own, (step, row) in [*((step, (step, row)) for step, row in rows.items()), *again]:
-        record = wandb_internal_pb2.Record()
-        record.history.step.num = own
-        for name, value in {"_step": own, STEP: step, **row}.items():
-            item = record.history.item.add()
-            item.nested_key.append(name)
-            item.value_json = json.dumps(value)
-        content, kind = record.SerializeToString(), 0
-        while content or not kind:
-            left = 32768 - len(data) % 32768
-            if left < 7:
-                data += bytes(left)
-                continue
-            part, content = content[: left - 7], content[left - 7 :]
-            kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[(not kind, not content)]
-            data += bytes(4) + len(part).to_bytes(2, "little") + bytes([kind]) + part
-    path = folder / f"wandb/offline-run-{stamp}-abc/run-abc.wandb"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(data[: len(data) - cut])
-    os.utime(path, (0, 0))
 
 
 def write_csv(folder: Path, rows: list[tuple[int, dict[str, Any]]]) -> None:
@@ -187,6 +152,14 @@ def test_rows_that_were_moved_are_known_by_the_step_of_the_optimizer(tmp_path: P
     write_csv(tmp_path, list(loss(0, 1).items()))
     rows = logged([(2, {"loss": 0.25}), (3, {"loss": 0.375})], Experiment())
     assert rows == [(3, {"loss": 0.25}), (4, {"loss": 0.375})]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_axis(tmp_path: Path, logged) -> None:
+    """Lightning's logger wrote several rows for a step; a chart over another axis would not show them."""
+    write_file(tmp_path, loss(0, 1), axis=OF_LIGHTNING, shifted={1: {"val": 1.5}})
+    write_csv(tmp_path, [*loss(0, 1).items(), (1, {"val": 1.5}), (2, {"loss": 0.25})])
+    rows = logged([(3, {"loss": 0.375}), (4, {"loss": 0.5})], Experiment())
+    assert rows == [(step + 1, {**loss(step)[step], OF_LIGHTNING: step}) for step in (2, 3, 4)]
 
 
 def test_a_server_with_later_rows_gets_the_lost_ones_after_them(tmp_path: Path, logged) -> None:
