@@ -40,6 +40,7 @@ from lrflow.training.group_norms import measuring_intervals
 from lrflow.training.guard import build_guard
 from lrflow.training.isolation import UndisturbedByValidation
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
+from lrflow.training.machine import crowding
 from lrflow.training.module_optimizer import check_same_length
 from lrflow.training.monitor import Watched
 from lrflow.training.preprocessing import preprocessing_of, restore_preprocessing
@@ -134,6 +135,8 @@ def prepare(
     groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted)
     planned = _planned(config, counted, module, groups, resumed, report)
     _report_plan(config, planned, groups, resumed, console, report)
+    if warning := crowding(trainer.strategy.root_device):
+        report(f"warning: {warning}")
     facts = _add_callbacks(config, folder, trainer, module, data, groups, planned, resumed, console, report)
     validate_every(trainer, config.trainer.val_every, planned.length)
     trainer.run_for(planned.plan.horizon)

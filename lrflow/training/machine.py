@@ -1,7 +1,9 @@
-"""What the steps of a run take of its machine: their throughput, and memory."""
+"""What the steps of a run take of its machine, their throughput and memory; and a warning if it is crowded."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -65,6 +67,41 @@ def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, fl
     if peak is not None:
         found[PEAK] = peak / 2**30
     return {column: float(f"{value:.6g}") for column, value in found.items()}
+
+
+CROWDED = 0.2
+"""Share of its time that a process waited for a processor from which on threads of PyTorch wait for each other."""
+
+_SCHEDULE = Path("/proc/self/schedstat")  # of Linux: nanoseconds on a processor, and in the queue for one
+
+
+def crowding(device: torch.device) -> str | None:
+    """Return a warning if other processes keep the processors busy, and PyTorch trains on them with several threads.
+
+    All threads wait for the slowest one in each operation, so a thread that another process keeps from running makes
+    the others wait. Nothing is changed: results depend on the number of threads in their last digits.
+
+    Args:
+        device: of the run.
+
+    Returns:
+        The warning. None: there is one thread, the user chose their number, or the system does not tell how long this
+        process waited for a processor.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads < 2 or {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        return None
+    try:
+        ran, waited = map(int, _SCHEDULE.read_text().split()[:2])
+    except (OSError, ValueError):
+        return None
+    share = waited / max(ran + waited, 1)
+    if share < CROWDED:
+        return None
+    return (
+        f"other processes keep this machine busy: this one waited {share:.0%} of its time for a processor. PyTorch's "
+        f"{threads} threads also wait for each other; one may be many times faster: OMP_NUM_THREADS=1 lrflow ..."
+    )
 
 
 def devices_of(trainer: pl.Trainer) -> dict[str, Any]:

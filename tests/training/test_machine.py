@@ -91,3 +91,37 @@ def test_the_time_of_fetching_is_waiting_for_data(
     parts = [block.part(block.first, block.first + 1), block.part(block.first + 1, block.first + len(block))]
     assert [len(part.data_seconds) for part in parts] == [1, len(block) - 1]
     assert [part.machine for part in parts] == [{}, block.machine]
+
+
+@pytest.mark.parametrize(
+    ("waited", "threads", "chosen", "device", "warned"),
+    [
+        (60, 2, {}, "cpu", True),
+        (60, 1, {}, "cpu", False),
+        (60, 2, {}, "cuda", False),
+        (60, 2, {"OMP_NUM_THREADS": "2"}, "cpu", False),
+        (60, 2, {"MKL_NUM_THREADS": "2"}, "cpu", False),
+        (15, 2, {}, "cpu", False),
+        (None, 2, {}, "cpu", False),
+    ],
+)
+def test_several_threads_on_a_busy_machine_are_warned_of_and_not_changed(
+    waited: int | None, threads: int, chosen: dict[str, str], device: str, warned: bool,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(machine, "_SCHEDULE", tmp_path / "schedstat")
+    if waited is not None:
+        (tmp_path / "schedstat").write_text(f"{100 - waited}000000000 {waited}000000000 1234\n")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(
+        torch, "set_num_threads", lambda count: pytest.fail("results would differ in their last digits")
+    )
+    warning = machine.crowding(torch.device(device))
+    assert (warning is not None) is warned
+    if warning:
+        assert f"waited {waited}% of its time" in warning
+        assert f"PyTorch's {threads} threads" in warning
