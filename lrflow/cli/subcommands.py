@@ -15,6 +15,7 @@ from lrflow.cli.arguments import Parser
 from lrflow.errors import ConfigError, Problem, nearest
 from lrflow.output import put
 from lrflow.runs import OUTPUT
+from lrflow.wording import counted, joined
 
 if TYPE_CHECKING:
     from lrflow.reports.runs import Run
@@ -55,6 +56,8 @@ def _record(run: Run) -> dict[str, object]:
 
 def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: str | None) -> None:
     """Print a table of runs: how they ended, their swept values, and the metrics for which there is room."""
+    from rich.text import Text
+
     from lrflow.cli.errors import console
     from lrflow.display import Grid, grid_width
     from lrflow.metric import is_loss, is_test, is_validation
@@ -67,25 +70,28 @@ def _show_runs(runs: Sequence[Run], folder: Path, asked: Sequence[str], sort: st
     measured = {name: None for run in runs for name in run.metrics}
     usual = sorted(measured, key=lambda name: (not is_validation(name), is_test(name), is_loss(name)))
     first = [*([sort] if sort else []), *asked] or usual[:1]
-    columns = {"status": [run.status for run in runs], "steps": [written(run.value("steps")) for run in runs]}
-    columns |= {
-        name: [written(run.value(key)) for run in runs]
-        for name, key in zip(short_names(swept, ["run", "started", *columns]), swept, strict=True)
-    }
-    last = {"run": [run.folder.relative_to(folder).as_posix() for run in runs]}
-    out = console()
     found = ["findings"] if any(run.findings for run in runs) else []
-    for name in dict.fromkeys([*first, *found, *usual, "started"]):
-        cells = [f"{v:.4g}" if isinstance(v := run.value(name), float) else written(v) for run in runs]
-        fits = grid_width({**columns, name: cells, **last}) <= out.width
-        if name not in columns and (name in first or fits):
-            columns[name] = cells
-    columns |= last
+    fixed = {"status": [run.status for run in runs], "steps": [written(run.value("steps")) for run in runs]}
+    last = {"run": [run.folder.relative_to(folder).as_posix() for run in runs]}
+    keys = dict(zip(short_names(swept, ["run", "started", *fixed]), swept, strict=True))
+    keys |= {name: name for name in [*first, *found, *usual, "started"] if name not in {**fixed, **keys}}
+    cells = {
+        name: [f"{v:.4g}" if isinstance(v := run.value(key), float) else written(v) for run in runs]
+        for name, key in keys.items()
+    }
+    out = console()
+    shown = {name: cells[name] for name in first if name in cells}
+    for name in [*found, *cells]:
+        if name not in shown and grid_width({**fixed, **shown, name: cells[name], **last}) <= out.width:
+            shown[name] = cells[name]
+    columns = {**fixed, **{name: cells[name] for name in cells if name in shown}, **last}
     table = Grid(*(f"<{name}" if name in ("run", "status", "findings") else name for name in columns))
     for row in zip(*columns.values(), strict=True):
         table.row(*row)
     out.width = max(out.width, grid_width(columns))  # a name that is folded cannot be copied
     out.print(table)
+    if missing := [name for name in [*found, *list(keys)[: len(swept)]] if name not in shown]:
+        out.print(Text(f"\nno room for {joined(missing, 6)}: use a wider terminal, or --json"), soft_wrap=True)
 
 
 def _report(given: argparse.Namespace) -> None:
@@ -129,7 +135,7 @@ def _compare(given: argparse.Namespace) -> None:
     out = console()
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     for number, run in zip(numbers, runs, strict=True):
-        out.print(Text(f"{number}  {run.folder}  {run.status}, {written(run.value('steps'))} steps"))
+        out.print(Text(f"{number}  {run.folder}  {run.status}, {counted(written(run.value('steps')), 'step')}"))
     if any(run.findings for run in runs):
         out.print(Text("\nfindings", "bold"))
     for number, run in zip(numbers, runs, strict=True):

@@ -71,8 +71,11 @@ def test_a_run_that_goes_on_is_told_from_one_that_was_killed(outputs: Path, caps
 def test_the_name_of_a_run_stays_whole(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "whole-" * 15
     (outputs / "whole").rename(outputs / name)
-    assert main(["list"]) == 0
-    assert name in [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line]
+    (outputs / name / "findings.jsonl").write_text(json.dumps(Finding("too_low", 40, 30, "so it is").record()) + "\n")
+    assert main(["list", "outputs"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert name in [line.split()[-1] for line in shown if line]
+    assert shown[-3].startswith("no room for findings, ")
 
 
 def test_the_folder_of_a_search_for_the_lr_is_no_run(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
