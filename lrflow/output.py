@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from lrflow.errors import LrflowError
@@ -198,6 +198,16 @@ def put(stream: TextIO, text: str = "") -> None:
     except (OSError, ValueError) as error:  # ValueError: it is closed
         reason = getattr(error, "strerror", None) or error
         raise LrflowError(f"the output of this command could not be written: {reason}") from error
+
+
+def show_start() -> None:
+    """Write on a terminal that the command has begun: composition and the import of PyTorch can take many seconds.
+
+    Nothing is written to a file, a pipe or a dumb terminal.
+    """
+    if sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with suppress(OSError):
+            print("starting ...", file=sys.stderr, flush=True)
 
 
 def discard_unwritable(stream: TextIO) -> None:

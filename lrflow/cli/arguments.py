@@ -157,3 +157,23 @@ def with_earlier_sweep(overrides: Sequence[Override]) -> tuple[list[Override], b
     rest = [override for override in overrides if override.key not in own]
     named = ("hydra.sweep.dir",) if of_grid is not None else own[:2]
     return [*kept, *rest, *(Override.path(key, folder) for key in named)], of_grid is not None
+
+
+def require_multirun(typed: Sequence[str]) -> None:
+    """Check that a command without `-m` has no overrides of a sweep.
+
+    Args:
+        typed: overrides of the command.
+
+    Raises:
+        ConfigError: some overrides are for sweeps only.
+    """
+    from lrflow.config.composition.overrides import Override
+
+    problems = [
+        Problem(override.key, "needs a sweep", override.value, "add -m")
+        for override in map(Override.read, typed)
+        if override.key.partition(".")[0] == "sweep"
+    ]
+    if problems:
+        raise ConfigError(problems)

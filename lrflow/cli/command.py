@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import lrflow
 from lrflow import stops
-from lrflow.cli.arguments import Arguments, parse, with_earlier_sweep
+from lrflow.cli.arguments import Arguments, parse, require_multirun, with_earlier_sweep
 from lrflow.errors import ConfigError, EndedEarlyError, LrflowError, Problem, SignalReceived, StoppedError
 from lrflow.launch import check_environment, is_first_here
 from lrflow.memory import garbage_collection
-from lrflow.output import discard_unwritable, open_streams, put, redacted_output
+from lrflow.output import discard_unwritable, open_streams, put, redacted_output, show_start
 from lrflow.redaction import MASK, is_secret_name, redact, redactor
 
 if TYPE_CHECKING:
@@ -128,9 +128,11 @@ def _check_and_run(args: Arguments) -> int:
     from lrflow.config.composition.overrides import expand
 
     check_environment()
+    if not args.cfg and not args.info and is_first_here():
+        show_start()
     catalogue = Catalogue([args.config_dir] if args.config_dir else [])
     if not args.multirun and not args.cfg:
-        _require_multirun(args.overrides)
+        require_multirun(args.overrides)
     given = with_local_copies(literal_paths(expand(args.overrides), args.multirun), args.multirun)
     typed, resumed = with_earlier_sweep(given)
     if all(override.key != "resume.from" for override in typed):
@@ -209,26 +211,6 @@ def _asking_for_trust(error: ConfigError, args: Arguments) -> ConfigError:
     words = [*folder, *args.overrides, f"trust={','.join([*args.trust, *packages])}"]
     hint = f"if you trust the code of this run: python -m lrflow {shlex.join(words)}"
     return ConfigError(replace(p, hint=hint) if isinstance(p, UntrustedProblem) else p for p in error.problems)
-
-
-def _require_multirun(typed: Sequence[str]) -> None:
-    """Check that a command without `-m` has no overrides of a sweep.
-
-    Args:
-        typed: overrides of the command.
-
-    Raises:
-        ConfigError: some overrides are for sweeps only.
-    """
-    from lrflow.config.composition.overrides import Override
-
-    problems = [
-        Problem(override.key, "needs a sweep", override.value, "add -m")
-        for override in map(Override.read, typed)
-        if override.key.partition(".")[0] == "sweep"
-    ]
-    if problems:
-        raise ConfigError(problems)
 
 
 @garbage_collection(True)

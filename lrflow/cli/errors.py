@@ -51,7 +51,7 @@ def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
     out = console(stderr=True)
     count = counted(len(error.problems), "problem")
     if isinstance(error, SweepError):
-        out.print(_title(f"{count} in this sweep of {len(error.jobs)} jobs"))
+        out.print(_title(f"{count} in this sweep of {counted(len(error.jobs), 'job')}"))
         for numbers, problems in error.found.items():
             out.print(_jobs(numbers, error.jobs))
             out.print(*(_format(problem, out.width) for problem in problems), sep="\n")

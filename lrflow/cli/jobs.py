@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrflow.errors import ConfigError, EndedEarlyError, Problem, PrunedError, SignalReceived, StoppedError
-from lrflow.launch import is_first_here
 from lrflow.memory import clear_locals, freed_after, kept_for_good
 from lrflow.outcome import Outcome, numbers_in
 from lrflow.remote import upload
@@ -34,8 +32,6 @@ def run_task(config: Config) -> Outcome:
     which returns metrics, and `folder` if it wrote one.
     """
     name = f"lrflow.tasks.{config.task.name}"
-    if "torch" not in sys.modules and is_first_here():
-        show_start(f"{config.task.name} {config.title}")
     with nullcontext() if name in sys.modules else kept_for_good():
         task = importlib.import_module(name)
     if hasattr(task, "outcome"):
@@ -48,12 +44,6 @@ def run_task(config: Config) -> Outcome:
     if ended.folder and not _is_further_rank() and (url := upload(RunFolder(ended.folder), must=True)):
         print(f"uploaded to {url}")
     return ended
-
-
-def show_start(what: str) -> None:
-    """Write on a terminal what starts, since the import of PyTorch takes seconds in which nothing else is shown."""
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        print(f"starting {what} ...", file=sys.stderr, flush=True)
 
 
 def run_job(

@@ -78,3 +78,30 @@ def test_a_folder_that_was_deleted(
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert (code, "the working directory does not exist any more" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "terminal", "term", "shown"),
+    [
+        (["seed=no"], True, "xterm", True),
+        (["-m", "seed=no,1"], True, "xterm", True),
+        (["seed=no"], True, "dumb", False),
+        (["seed=no"], False, "xterm", False),
+        (["seed=no", "--cfg", "job"], True, "xterm", False),
+        (["--help"], True, "xterm", False),
+        (["--version"], True, "xterm", False),
+        (["--info", "plugins"], True, "xterm", False),
+        (["--shell-completion", "query=bash"], True, "xterm", False),
+        (["list"], True, "xterm", False),
+    ],
+)
+def test_a_terminal_shows_at_once_that_a_run_starts(
+    words: list[str], terminal: bool, term: str, shown: bool, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    """At once is before the config is composed, which finds what is wrong with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", term)
+    main(words)
+    assert (capsys.readouterr().err.partition("\n")[0] == "starting ...") is shown

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from lrflow.cli.jobs import run_job, show_start
+from lrflow.cli.jobs import run_job
 from lrflow.config import compose, validate
 from lrflow.errors import LrflowError, StoppedError
 from lrflow.outcome import Outcome
@@ -60,15 +60,3 @@ def test_resuming_a_finished_run_returns_its_outcome(tmp_path: Path) -> None:
     first = train.outcome(compose([*SHORT, f"output={tmp_path}"]))
     again = train.outcome(compose([*SHORT, f"output={tmp_path}", f"resume={first.folder}"]))
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
-
-
-@pytest.mark.parametrize(
-    ("terminal", "term", "shown"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
-)
-def test_a_terminal_shows_at_once_what_starts(
-    terminal: bool, term: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
-    monkeypatch.setenv("TERM", term)
-    show_start("train mlp-digits-adamw-cosine")
-    assert (capsys.readouterr().err == "starting train mlp-digits-adamw-cosine ...\n") is shown

@@ -14,8 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from inputs import DOUBTFUL, RIGHT, WRONG
 from omegaconf import OmegaConf
 
-from lrflow.cli.arguments import parse
-from lrflow.cli.command import _require_multirun
+from lrflow.cli.arguments import parse, require_multirun
 from lrflow.cli.sweep_check import check_sweep
 from lrflow.config import Config
 from lrflow.config.checks.warnings import warnings_before_start
@@ -42,7 +41,7 @@ def check(words: Sequence[str], composing: Composer) -> Config | None:
     """Check a command line like `python -m lrflow` does; return the config of a single run."""
     args = parse(words)
     if not args.multirun:
-        _require_multirun(args.overrides)
+        require_multirun(args.overrides)
     overrides = read_overrides(pinned(expand(args.overrides)), CATALOGUE, sweep=args.multirun)
     if args.multirun or args.config_dir:
         with closed():
