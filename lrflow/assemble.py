@@ -47,6 +47,7 @@ from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
 from lrflow.training.objective import build_criterion, build_metrics
 from lrflow.training.parameters import complete_module, has_deferred_parts
 from lrflow.training.trainer import build_trainer
+from lrflow.wording import counted
 
 
 def build_data(config: Config) -> pl.LightningDataModule:
@@ -248,7 +249,7 @@ def build_groups(
     problems = [
         Problem(
             f"{key}.every",
-            f"is more than the {horizon.steps} steps of the run",
+            f"is more than the {counted(horizon.steps, 'step')} of the run",
             one.every,
             "a smaller one, or train longer",
         )

@@ -76,14 +76,14 @@ class EarlyStopping(ConfiguredCallback):
             after = self.patience if isinstance(self.patience, int) else math.ceil(self._steps(horizon) / interval)
             first = interval * (1 + after)
             if first >= horizon.steps:
-                return f"{line}, which the run of {horizon.steps} steps is too short for"
+                return f"{line}, which the run of {counted(horizon.steps, 'step')} is too short for"
             line += f", at step {first} of {horizon.steps} at the earliest"
         if self.then == "stop":
             return f"{line}, the run ends at once"
         steps = max(1, self.then_for.steps(horizon))
         if interval:
             steps = min(steps, horizon.steps - first)
-        return f"{line}, the LR falls to its floor over {steps} steps and the run ends"
+        return f"{line}, the LR falls to its floor over {counted(steps, 'step')} and the run ends"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the metric with the best one, and end the run if it has not improved for too long."""

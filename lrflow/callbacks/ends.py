@@ -16,6 +16,7 @@ from lrflow.config.schemas.types import seconds_of
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Duration, Horizon
 from lrflow.training.cooldown import end_run
+from lrflow.wording import counted
 
 FIRST_STEPS = 20
 """Steps of a start that are measured before their time decides, unless a tenth of the limit is over."""
@@ -56,7 +57,8 @@ class TimeLimit(Callback):
         if self.then == "stop":
             return f"trainer.max_time={self.limit}: the run then ends at once"
         steps = min(max(1, self.over.steps(horizon)), horizon.steps)
-        return f"trainer.max_time={self.limit}: the LR falls to its floor over the last {steps} steps that fit into it"
+        last = counted(steps, "step")
+        return f"trainer.max_time={self.limit}: the LR falls to its floor over the last {last} within this time"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -83,7 +85,7 @@ class TimeLimit(Callback):
         steps, wait = decision
         self._next = step + wait
         if steps is not None:
-            why = "is over" if self.then == "stop" else f"leaves time for {steps} steps"
+            why = "is over" if self.then == "stop" else f"leaves time for {counted(steps, 'step')}"
             end_run(trainer, f"trainer.max_time={self.limit} {why}", self.then, Duration(steps, "steps"))
 
     def _decide(self, trainer: pl.Trainer) -> tuple[int | None, int]:

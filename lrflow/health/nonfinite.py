@@ -15,7 +15,7 @@ from lrflow.finding import Finding
 from lrflow.training.block import Block
 from lrflow.training.finite import are_finite
 from lrflow.training.monitor import Monitor
-from lrflow.wording import joined, number
+from lrflow.wording import counted, joined, number
 
 log = logging.getLogger("lrflow")
 
@@ -81,7 +81,7 @@ class NonFinite(Monitor):
             what, steps = "the weights are not finite", trainer.global_step
             self._record(trainer, steps - 1, what, {})
             if not self._rolls_back(trainer, steps - 1, what):
-                self._respond(f"after {steps} steps: {what}", _LR)
+                self._respond(f"after {counted(steps, 'step')}: {what}", _LR)
 
     def on_not_finite(self, trainer: pl.Trainer, names: Sequence[str]) -> None:
         """End the run rather than save such a state.
@@ -94,7 +94,7 @@ class NonFinite(Monitor):
         what, steps = f"not finite: {joined(names, 5)}", trainer.global_step
         self._record(trainer, steps - 1, what, {})
         if not self._rolls_back(trainer, steps - 1, what):
-            self._respond(f"after {steps} steps: {what}", _LR)
+            self._respond(f"after {counted(steps, 'step')}: {what}", _LR)
 
     def _record(self, trainer: pl.Trainer, step: int, what: str, evidence: dict[str, float]) -> None:
         if run := getattr(self, "run", None):

@@ -13,7 +13,7 @@ from lrflow.health.detector import Detector
 from lrflow.health.history import History, median
 from lrflow.health.remedies import lower_lr, lr_times
 from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss
-from lrflow.wording import number
+from lrflow.wording import counted, number
 
 MOVED = 1.5
 """Growth of the norm of the weights of a group that has moved far."""
@@ -148,7 +148,7 @@ class Plateau(Detector):
         since = int(steps[old][before.argmin()])
         correlation = gradient_correlation(history)
         evidence = {"best": best * metric.sign, "correlation": correlation, "grad_norm": gradient}
-        message = f"{name} has not improved on {number(best * metric.sign)} for {history.step - since:,} steps"
+        message = f"{name} has not improved on {number(best * metric.sign)} for {counted(history.step - since, 'step')}"
         _, sharpness, share = history.sharpness[-1] if history.sharpness else (0, float("nan"), float("nan"))
         if history.sharpness:
             evidence |= {"sharpness": sharpness, "share_of_bound": share}

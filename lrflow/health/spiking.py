@@ -12,7 +12,7 @@ from lrflow.health.course import Course
 from lrflow.health.detector import Detector
 from lrflow.health.history import History, median
 from lrflow.health.remedies import lower_lr
-from lrflow.wording import number
+from lrflow.wording import counted, number
 
 _SETTLED = 5  # steps after a spike whose median is the level to which the loss came back
 _GRADIENT = 10.0  # how many times the median gradient norm, and 3 times the highest one before
@@ -118,7 +118,7 @@ class WarmupTooShort(Detector):
         rates = history.bins["lr"]
         if np.interp(warmup + needed, rates.steps, rates.means) < 0.9 * history.facts.lr:
             return None  # it came back because the LR had decayed
-        message = f"the loss rose from {number(before)} to {number(top)}, and came back after {needed:,} steps"
+        message = f"the loss rose from {number(before)} to {number(top)}, and came back after {counted(needed, 'step')}"
         return self._found(history, warmup, message, {"loss": before, "highest_loss": top})
 
     def _found(self, history: History, since: int, message: str, evidence: dict[str, float]) -> Finding:

@@ -14,7 +14,7 @@ from lrflow.health.detector import Detector
 from lrflow.health.history import History, median
 from lrflow.health.progress import MOVED, gradient_correlation
 from lrflow.health.remedies import lower_lr, too_high_remedy
-from lrflow.wording import number
+from lrflow.wording import counted, number
 
 LOST = 0.2
 """Share of its gain that a loss has lost again when it has lost too much."""
@@ -155,7 +155,8 @@ def _stalled(history: History, course: Course) -> Harm | None:
     if not best_late > best_early - 0.02 * course.improvement:
         return None
     since = int(course.steps[is_early][course.levels[is_early].argmin()])
-    message = f"the loss has not fallen for {history.step - since:,} steps, and is {number(course.now)} at the peak LR"
+    stretch = counted(history.step - since, "step")
+    message = f"the loss has not fallen for {stretch}, and is {number(course.now)} at the peak LR"
     return Harm(message, since)
 
 

@@ -318,7 +318,7 @@ def misfits(plan: PlanBase, layers: Mapping[str, Any]) -> list[Problem]:
         return problems
     run, starts = plan.horizon.steps, plan.first_steps
     if late := [f"{name} (step {start})" for name, start in starts.items() if start >= run]:
-        message = f"the run has {run} steps, and these groups would be unfrozen later: {joined(late, 7)}"
+        message = f"the run has {counted(run, 'step')}, and these groups would be unfrozen later: {joined(late, 7)}"
         gradual = str(layers.get("_target_")).endswith(".GradualUnfreezing") and "every" in layers
         key, value = ("layers.every", layers["every"]) if gradual else ("layers", ...)
         return [Problem(key, message, value, "unfreeze them earlier, or train longer")]

@@ -13,6 +13,7 @@ from lrflow.schedules import Horizon
 from lrflow.schedules.curve import Curve
 from lrflow.schedules.ramps import COOLDOWNS, cooldown
 from lrflow.schedules.time import Floats, Phase
+from lrflow.wording import counted
 
 FEWEST_STRETCHES = 3
 """Fewest stretches between two checkpoints into which a decay may be divided."""
@@ -92,13 +93,13 @@ def chosen(saved: Sequence[int], start: int, end: int, run: str) -> list[int]:
         )
         longest = end - saved[0]
         hint = f"at most task.over={longest}" if longest > 0 and len(saved) > FEWEST_STRETCHES else kept
-        raise ConfigError([Problem("task.over", message, f"{end - start} steps", hint)])
+        raise ConfigError([Problem("task.over", message, counted(end - start, "step"), hint)])
     first = max(step for step in saved if step <= start)
     points = [step for step in saved if first <= step <= end]
     if len(points) - 1 < FEWEST_STRETCHES:
         message = f"needs at least {FEWEST_STRETCHES + 1} checkpoints from step {start:,} to {end:,}, and {run} has"
         message += f" {len(points)}: {', '.join(f'{step:,}' for step in points)}"
-        raise ConfigError([Problem("task.over", message, f"{end - start} steps", f"a longer decay; or {kept}")])
+        raise ConfigError([Problem("task.over", message, counted(end - start, "step"), f"a longer decay; or {kept}")])
     return points
 
 

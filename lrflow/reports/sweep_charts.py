@@ -13,6 +13,7 @@ from lrflow.reports.charts import bars, chart, parallel
 from lrflow.sweeps.analysis import Analysis, LRCurve
 from lrflow.sweeps.importance import importance, learning_curves
 from lrflow.sweeps.results import SweepResults, TrialResult, Value, number_or_none
+from lrflow.wording import counted
 
 MAX_NUMBERED = 12  # trials of a Pareto front; a larger front is drawn without the numbers of its trials
 
@@ -32,7 +33,7 @@ def figures(sweep: SweepResults, analyses: Sequence[Analysis], wanted: Collectio
         name = f"importance-{objective.name}" if len(sweep.objectives) > 1 else "importance"
         if (wanted is None or name in wanted) and (shares := importance(sweep.by(objective))):
             spec = bars(shares.shares, "share of the variance", percent=True)
-            caption = f"{shares.method}, over {shares.trials} trials."
+            caption = f"{shares.method}, over {counted(shares.trials, 'trial')}."
             height = 80 + 34 * len(shares.shares)
             found.append(Figure(name, f"Importance for {objective.name}", spec, caption, height))
     if len(sweep.keys) > 1 and len(sweep.ended) > 1:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lrflow.errors import Problem, did_you_mean
 from lrflow.imports import np
 from lrflow.schedules.time import Duration, Floats, Horizon, Phase
+from lrflow.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -248,5 +249,5 @@ def periods_before(stop: int, every: int) -> int:
 
 def never_falls(every: Duration, steps: int, phase: Phase) -> Problem:
     """Return the problem of a period `every` that does not end inside the phase."""
-    message = f"is {steps} steps, so the LR never falls between step {phase.start} and step {phase.stop}"
+    message = f"is {counted(steps, 'step')}, so the LR never falls between step {phase.start} and step {phase.stop}"
     return Problem("every", message, str(every))

@@ -11,6 +11,7 @@ from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.curve import MOST_CHANGES, Shape, too_many_changes
 from lrflow.schedules.time import Duration, DurationLike, Floats, Phase
+from lrflow.wording import counted
 
 
 @dataclass(frozen=True, init=False)
@@ -93,10 +94,10 @@ class WarmRestarts(Shape):
         if period == 0:
             problems.append(Problem("period", "is shorter than one step", str(self.period)))
         elif len(cycles) == 1:
-            message = f"is {period} steps, so no second cycle ends by step {phase.stop}: there is no restart"
+            message = f"is {counted(period, 'step')}, so no second cycle ends by step {phase.stop}: there is no restart"
             problems.append(Problem("period", message, str(self.period)))
         elif warmup >= cycles[1]:
-            message = f"is {warmup} steps, but the first cycle after a restart has only {cycles[1]:.0f}"
+            message = f"is {counted(warmup, 'step')}, but the first cycle after a restart has only {cycles[1]:.0f}"
             problems.append(Problem("restart_warmup", message, str(self.restart_warmup)))
         elif len(cycles) > MOST_CHANGES:
             problems += too_many_changes("period", self.period, phase.steps // period)
@@ -167,7 +168,9 @@ class Cyclical(Shape):
             return problems
         peak = phase.start + self._ways(phase)[0]
         if steps < 2:
-            problems.append(Problem("cycle", f"is {steps} steps, but needs two: one up, one down", str(self.cycle)))
+            problems.append(
+                Problem("cycle", f"is {counted(steps, 'step')}, but needs two: one up, one down", str(self.cycle))
+            )
         elif peak >= phase.stop:
             message = f"is {steps} steps, so the first peak would be at step {peak}, but the shape ends at {phase.stop}"
             problems.append(Problem("cycle", message, str(self.cycle)))
@@ -223,6 +226,8 @@ class OneCycle(Shape):
         if rise == 0:
             problems.append(Problem("rise", "is shorter than one step", str(self.rise)))
         elif rise is not None and rise >= phase.steps:
-            message = f"is {rise} steps, but there are only {phase.steps} from step {phase.start} to {phase.stop}"
+            message = (
+                f"is {counted(rise, 'step')}, but there are only {phase.steps} from step {phase.start} to {phase.stop}"
+            )
             problems.append(Problem("rise", message, str(self.rise), "the LR would never come down from its peak"))
         return problems

@@ -15,6 +15,7 @@ from lrflow.schedules.decays import Constant
 from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS, cooldown
 from lrflow.schedules.time import LATER, ROUNDINGS, Duration, DurationLike, Floats, Horizon, Phase
+from lrflow.wording import counted
 
 MIN_HELD_PEAK = 0.99  # of the peak, which an LR that changes only every `hold` steps must reach
 NO_TIME = Duration(0, "steps")
@@ -294,7 +295,7 @@ class Schedule(Curve):
         cooldown = count_steps(self.cooldown, horizon.rounding_to(self.rounding), "cooldown", [])
         down = self.shape.lands and self.floor == 0.0 and self.shape_length is None
         if cooldown and (down or (not problems and self._cooldown_start(horizon) == 0.0)):
-            message = f"would spend its {cooldown} steps at an LR of 0, which the shape has already reached"
+            message = f"would spend its {counted(cooldown, 'step')} at an LR of 0, which the shape has already reached"
             hint = "use a shape that does not fall to 0 (schedule=constant), or no cooldown"
             problems.append(Problem("cooldown", message, str(self.cooldown), hint))
         phase = None if problems or self.shape_length is None else self._shape_phase(horizon)
@@ -324,10 +325,11 @@ class Schedule(Curve):
         ):
             problems.append(Problem("shape_length", "is shorter than one step", str(self.shape_length)))
         if warmup is not None and warmup >= run:
-            message = f"is {warmup} steps, but the run has only {run}"
+            message = f"is {counted(warmup, 'step')}, but the run has only {run}"
             problems.append(Problem("warmup", message, str(self.warmup), "the peak would never be reached"))
         elif cooldown is not None and cooldown >= run:
-            problems.append(Problem("cooldown", f"is {cooldown} steps, but the run has only {run}", str(self.cooldown)))
+            message = f"is {counted(cooldown, 'step')}, but the run has only {run}"
+            problems.append(Problem("cooldown", message, str(self.cooldown)))
         elif warmup is not None and cooldown is not None:
             if warmup + cooldown > run:
                 message = f"starts at step {run - cooldown}, before the warmup ends at step {warmup}"
@@ -351,7 +353,7 @@ class Schedule(Curve):
         hold = count_steps(self.hold, rounded, "hold", problems) or 1
         warmup = count_steps(self.warmup, rounded, "warmup", [])
         if hold > 1 and hold >= horizon.steps:
-            message = f"is {hold} steps, but the run has only {horizon.steps}"
+            message = f"is {counted(hold, 'step')}, but the run has only {horizon.steps}"
             problems.append(Problem("hold", message, str(self.hold), "the LR would never move"))
         elif hold > 1 and (found := too_many_changes("hold", self.hold, horizon.steps // hold)):
             problems += found

@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 from lrflow.imports import np
+from lrflow.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -270,8 +271,8 @@ class Horizon:
             batches = shard // batch_size if drop_last else math.ceil(shard / batch_size)
             if batches == 0:
                 raise ValueError(
-                    f"no batch in an epoch: {examples} examples on {devices} devices in batches of {batch_size}"
-                    + (", the incomplete last one dropped" if drop_last else "")
+                    f"no batch in an epoch: {counted(examples, 'example')} on {counted(devices, 'device')} "
+                    f"in batches of {batch_size}" + (", the incomplete last one dropped" if drop_last else "")
                 )
         if batches is None and not isinstance(limit_batches, float):
             batches = limit_batches

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from lrflow.clip import Gradients
 from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
+from lrflow.wording import counted
 
 if TYPE_CHECKING:
     from pytorch_lightning.loops.optimization.automatic import ClosureResult
@@ -138,7 +139,7 @@ class BatchGuard:
             self._in_a_row += 1
             if self._in_a_row == self._patience:
                 since, what = step - self._patience + 1, "gradient" if by_gradient else "loss"
-                self._rollback.request(since, f"no {what} of {self._patience} steps was finite", step=step)
+                self._rollback.request(since, f"no {what} of {counted(self._patience, 'step')} was finite", step=step)
 
     @property
     def _patience(self) -> int:

@@ -342,9 +342,11 @@ class Resumed:
         was = self.plan.horizon
         change = f"the run was {counted(was.steps, 'step')} long and is {horizon.steps} now"
         if was.same_length(horizon):
-            change = f"a step saw {was.samples_per_step:g} samples and sees {horizon.samples_per_step:g} now"
+            saw = counted(f"{was.samples_per_step:g}", "sample")
+            change = f"a step saw {saw} and sees {horizon.samples_per_step:g} now"
         elif was.steps == horizon.steps:
-            change = f"an epoch was {was.steps_per_epoch} steps long and is {horizon.steps_per_epoch} now"
+            epoch = counted(str(was.steps_per_epoch), "step")
+            change = f"an epoch was {epoch} long and is {horizon.steps_per_epoch} now"
         message = f"{change}: choose the LR from here on"
         raise ConfigError([Problem("resume.horizon", message, None, "\n".join(offers))])
 

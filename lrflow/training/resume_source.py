@@ -19,7 +19,7 @@ from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.serialization import from_spec
 from lrflow.training.checkpoint_file import BrokenCheckpointError, damage_of, step_in
 from lrflow.training.resume import Resumed
-from lrflow.wording import joined
+from lrflow.wording import counted, joined
 
 log = logging.getLogger("lrflow")
 
@@ -110,9 +110,8 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
     saved = {newest.step: newest.path} | {step_of(path): path for path in checkpoints_in(newest.path.parent)}
     usable = [step for step in saved if step <= latest]
     if not usable:
-        message = (
-            f"has no checkpoint at or before step {latest}, after which a run of {horizon.steps} steps has other LRs"
-        )
+        run = counted(horizon.steps, "step")
+        message = f"has no checkpoint at or before step {latest}, after which a run of {run} has other LRs"
         hint = f"the first is of step {min(saved)}; trainer.checkpoint.keep=null keeps all"
         raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
     for step in sorted(usable, reverse=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import lrflow.health
+from lrflow.config.schemas.detector_limits import READ_NORMS
 from lrflow.errors import LrflowError
 from lrflow.health import Detector, Facts, Finding, History
 from lrflow.health.detector import Detection, Watch
@@ -164,3 +168,19 @@ def test_a_detector_of_the_user_s_own_is_held_to_what_it_promises() -> None:
         list(Watch(Facts(1000), {"mine": Returns(True)}).extend(block([0.0] * 50)))
     with pytest.raises(ValueError, match=r"action: expected one of watch, stop, recover, .*, ignore, got 'explode'"):
         Above("explode")  # type: ignore[arg-type]
+
+
+def test_the_config_knows_which_detectors_read_the_norms_of_groups() -> None:
+    """So it can refuse an action of theirs where no norms are measured, without torch."""
+    reading = set()
+    for name in lrflow.health.__all__:
+        if isinstance(one := getattr(lrflow.health, name), type) and issubclass(one, Detector) and one is not Detector:
+            tree = ast.parse(inspect.getsource(inspect.getmodule(one)))  # type: ignore[arg-type]
+            parts = {part.name: part for part in tree.body if isinstance(part, ast.ClassDef | ast.FunctionDef)}
+            nodes, asked = [*ast.walk(parts.pop(name))], {name}
+            for node in nodes:  # grows by what it calls
+                if isinstance(node, ast.Name) and node.id in parts:
+                    nodes += ast.walk(parts.pop(node.id))
+                asked |= {node.attr} if isinstance(node, ast.Attribute) else set()
+            reading |= {name} if asked & {"norms", "update_ratio"} else set()
+    assert reading == READ_NORMS

@@ -207,7 +207,7 @@ def test_all_problems_of_a_shape_are_reported_at_once() -> None:
     [
         (Exponential(0.9, "1 epoch"), []),
         (Exponential(0.9, 1000), []),  # smooth: it need not come round
-        (Exponential(0.9, 1000, staircase=True), ["every: is 1000 steps, so the LR never falls"]),
+        (Exponential(0.9, 1000, staircase=True), ["every: is 1,000 steps, so the LR never falls"]),
         (Exponential(0.9, "0.1%"), ["every: is shorter than one step"]),
         (Step(0.1, "30%"), []),
         (Step(0.1, 90), ["every: is 90 steps, so the LR never falls between step 10 and step 90"]),
@@ -224,7 +224,7 @@ def test_all_problems_of_a_shape_are_reported_at_once() -> None:
             ["restart_warmup: is 20 steps, but the first cycle after a restart has only 20"],
         ),
         (Cyclical(), []),
-        (Cyclical(1), ["cycle: is 1 steps, but needs two: one up, one down"]),
+        (Cyclical(1), ["cycle: is 1 step, but needs two: one up, one down"]),
         (Cyclical(170), ["cycle: is 170 steps, so the first peak would be at step 95, but the shape ends at 90"]),
         (OneCycle(), []),
         (OneCycle(0), ["rise: is shorter than one step"]),

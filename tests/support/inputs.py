@@ -572,6 +572,8 @@ schedule.warmup=1 => schedule.warmup=1 is one step: write '1 step' if it is mean
 schedule.warmup=0.01% => schedule.warmup=0.01% is less than one step (of 400)
 schedule=constant  schedule.cooldown=0.05% => schedule.cooldown=0.05% is less than one step (of 400)
 schedule.hold=1 => schedule.hold=1 is one step
+health.cooldown=1 => health.cooldown=1 is one step
+health.kick.over=1 => health.kick.over=1 is one step
 schedule.floor=1 => schedule.floor=1 is the peak itself
 schedule.floor=100% => schedule.floor=1 is the peak itself
 schedule.warmup=0  schedule.warmup_start=0.1 => schedule.warmup_start=0.1 has no effect without schedule.warmup

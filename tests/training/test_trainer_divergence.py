@@ -57,7 +57,7 @@ def test_nan_weights_of_the_last_step_are_not_saved(watched: Any, tmp_path: Path
     run = watched(tmp_path, max_epochs=-1, max_steps=1, val_size=0, **options)
     with torch.no_grad():
         run.module.model.head.weight.mul_(1e3)
-    with pytest.raises(DivergedError, match="after 1 steps: the weights are not finite"):
+    with pytest.raises(DivergedError, match="after 1 step: the weights are not finite"):
         run.fit()
     assert not all(torch.isfinite(weight).all() for weight in run.module.parameters())
     assert run.saved == []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lrflow.config.checks.metrics import no_validation
 from lrflow.config.diagnostics import closest
+from lrflow.config.schemas.detector_limits import READ_NORMS
 from lrflow.config.schemas.health import Health
 from lrflow.errors import Problem
 
@@ -32,10 +33,6 @@ def check_health(config: Config) -> Iterator[Problem]:
             )
 
 
-_WITH_NORMS = ("lrflow.health.TooLow", "lrflow.health.DeadGroup")
-"""Detectors that find nothing without the norms of each group."""
-
-
 def _blind(config: Config) -> Iterator[Problem]:
     """Yield a problem for each detector that is to act, and that this run does not measure what it needs."""
     for name, node in config.health.nodes().items():
@@ -43,10 +40,11 @@ def _blind(config: Config) -> Iterator[Problem]:
         if action in (None, "watch", "ignore"):
             continue
         key = f"health.on_{name}" if name in config.health.short_actions else f"health.{name}.action"
-        if target in _WITH_NORMS and config.signals.every is None:
+        needs_norms = target.startswith("lrflow.health.") and target.rpartition(".")[2] in READ_NORMS
+        if needs_norms and config.signals.every is None:
             message = "needs the norms of each group, which this run does not measure"
             yield Problem(key, message, action, "signals=default, or signals.every=50")
-        elif target in _WITH_NORMS and config.trainer.strategy_name.startswith(("fsdp", "deepspeed")):
+        elif needs_norms and config.trainer.strategy_name.startswith(("fsdp", "deepspeed")):
             message = f"needs the norms of each group, which {config.trainer.strategy_name} divides among the devices"
             yield Problem(key, message, action, "trainer.strategy=ddp")
         elif target == "lrflow.health.Overfitting" and (off := no_validation(config)):

@@ -97,10 +97,18 @@ def _of_duration(duration: Duration | None, key: str, horizon: Horizon) -> Itera
     """Yield a warning for a duration of less than one step, or one that was written as a bare 1."""
     if duration is None or not duration.value:
         return
-    if str(duration.written) == "1":
-        yield f"{key}=1 is one step: write '1 step' if it is meant, else '1 epoch' or a share of the run, such as 1%"
+    if _is_bare_one(duration):
+        yield _of_bare_one(key)
     elif _steps(duration, horizon) == 0:
         yield f"{key}={duration} is less than one step (of {horizon.steps:,}), so it has no effect"
+
+
+def _is_bare_one(duration: Duration) -> bool:
+    return str(duration.written) == "1"
+
+
+def _of_bare_one(key: str) -> str:
+    return f"{key}=1 is one step: write '1 step' if it is meant, else '1 epoch' or a share of the run, such as 1%"
 
 
 def _steps(duration: Duration, horizon: Horizon) -> int | None:
@@ -169,6 +177,9 @@ def _of_health(config: Config, horizon: Horizon) -> Iterator[str]:
         steps = _steps(duration, horizon) if health.may(action) else None
         if steps is not None and steps >= horizon.steps > 1:
             yield f"{key} is {duration}, but the run has only {horizon.steps:,} steps: it ends before the LR is there"
+    for key, duration in {**dict(rises.values()), "health.cooldown": health.cooldown}.items():
+        if _is_bare_one(duration):
+            yield _of_bare_one(key)
     if (
         health.may("raise")
         and not config.optimizer.of_module

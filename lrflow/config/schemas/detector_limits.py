@@ -1,4 +1,4 @@
-"""The ranges of the arguments of lrflow's detectors, and the actions that make sense for what each of them finds."""
+"""lrflow's detectors without torch: the ranges of their arguments, their actions, and what they need measured."""
 
 from __future__ import annotations
 
@@ -51,3 +51,6 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     },
 }
 """The arguments of each class in `lrflow.health`, as far as they have limits."""
+
+READ_NORMS = frozenset({"TooLow", "DeadGroup"})
+"""The detectors of `lrflow.health` that find nothing unless the norms of each group are measured."""
