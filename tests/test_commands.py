@@ -42,6 +42,7 @@ DATA = (
     "-v5",
     "resume.horizon=branch",
     "task=merge",
+    "task=forecast",
 )
 """Words of commands whose data are fetched, or that go on with a run of a given length: these are only checked."""
 RUN_ELSEWHERE = re.compile(r"(recipe=[\w/]+|optimizer=\w+)")

@@ -23,6 +23,7 @@ from lrflow.config.config import Config
 from lrflow.config.debugging import smoke_run
 from lrflow.config.earlier import as_now
 from lrflow.config.failures import one_line
+from lrflow.config.forecast_run import forecast_from
 from lrflow.config.origins import READ_ERRORS, as_yaml, schema_line, yaml_problem
 from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.validation import META, record_of, record_problems, validate
@@ -188,7 +189,7 @@ def earlier_run(overrides: Sequence[Override]) -> Path | None:
     """
     found = _named(overrides)
     if found is None:
-        return None
+        return forecast_from(overrides)
     source = _config_of(_checkpoint(overrides, *found))
     return None if source.name != "config.yaml" and _names_recipe(overrides) else source
 

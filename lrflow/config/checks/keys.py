@@ -19,6 +19,7 @@ from lrflow.config.config import Config
 from lrflow.config.debugging import check_debugging, makes_short_runs
 from lrflow.config.diagnostics import answered, closest
 from lrflow.config.facts import check_facts
+from lrflow.config.forecast_run import EXAMPLE
 from lrflow.config.length import declared_horizon
 from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
@@ -26,12 +27,12 @@ from lrflow.config.schemas.average import check_average
 from lrflow.config.schemas.find import BatchSizeFind, RangeFind
 from lrflow.config.schemas.layers import Rules
 from lrflow.config.schemas.objects import Data, Facts, Optimizer, Schedule
-from lrflow.config.schemas.task import EXPORTS, OF_A_RUN, TABLES, Export, Predict, Train
+from lrflow.config.schemas.task import EXPORTS, OF_A_RUN, TABLES, Export, Forecast, Predict, Train
 from lrflow.config.step_batch import check_batch_search, check_scaling
 from lrflow.config.targets import defaults
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several, is_within_a_program
-from lrflow.metric import PLACES, is_validation
+from lrflow.metric import PLACES, as_list, is_validation
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.curve import highest_settings, numeric_settings
 
@@ -241,7 +242,10 @@ def check_uses(config: Config) -> list[Problem]:
     if config.model.fresh is not None and config.model.init_from is None:
         message = "has no effect without model.init_from, the weights of which it leaves out some"
         problems.append(Problem("model.fresh", message, config.model.fresh, "add model.init_from=last or a path"))
-    if config.resume.source is not None and config.task.name in OF_A_RUN:
+    if isinstance(config.task, Forecast) and len(as_list(config.task.source)) < 2:
+        message = "expected two run folders or more: a trunk, and a branch with other LRs"
+        problems.append(Problem("task.from", message, config.task.source, EXAMPLE))
+    if config.resume.source is not None and config.task.name in (*OF_A_RUN, "forecast"):
         message = f"task={config.task.name} does not resume a run"
         problems.append(Problem("resume.from", message, config.resume.source, f"task.from={config.resume.source}"))
     if isinstance(config.task, Export | Predict):

@@ -11,6 +11,7 @@ from typing import Any
 from lrflow.config.composition.interpolation import leaves, text_of
 from lrflow.config.config import Config
 from lrflow.config.origins import is_typed, touches
+from lrflow.config.schemas.task import Forecast
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import expanded
 from lrflow.remote import url_of
@@ -113,8 +114,8 @@ def _written(config: Config) -> Iterator[tuple[str, Any]]:
         yield "logger.mlflow.tracking_uri", file
     for name, node in config.logger.nodes().items():
         yield from _of_lightning(node, f"logger.{name}")
-    if (source := getattr(config.task, "source", None)) is not None:
-        yield "task.from", source
+    if (source := getattr(config.task, "source", None)) is not None and not isinstance(config.task, Forecast):
+        yield "task.from", source  # a forecast only reads there
     for group in ("optimizer", "schedule", "layers", "feedback", "model", "data"):
         section: Any = getattr(config, group)
         if hasattr(section, "target"):

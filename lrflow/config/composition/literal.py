@@ -26,6 +26,8 @@ NAMES = ("name",)
 _SHARDS = ("data.shards", "data.val_shards", "data.test_shards")
 _SEVERAL = ("resume.from", "task.from", "against", "model.init_from", "data.root", "data.file", *_SHARDS)
 
+_LISTS = (*_SHARDS, "task.from")  # several runs are what a forecast is made from
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./@%+-]+( +[A-Za-z0-9_./@%+-]+)*")  # is the same text for Hydra
 
 
@@ -53,7 +55,7 @@ def _literal(override: Override, sweep: bool) -> Override:
         is_list = override.key in NAMES and sweep and override.is_swept
         # A path that does not exist is two values if it has a comma; no run can be resumed twice, but data are swept.
         is_several = override.key in _SEVERAL and override.is_swept
-        is_list |= override.key in _SHARDS and text.startswith("[") and override.is_readable
+        is_list |= override.key in _LISTS and text.startswith("[") and override.is_readable
         if is_quoted or "${" in text or is_list or is_several:
             return override
     return dataclasses.replace(override, value=quoted(text))

@@ -24,6 +24,9 @@ EXPORTS: dict[str, tuple[str, ...]] = {
 }
 """Formats of `task=export`, each with the packages that it needs besides torch."""
 
+LAWS = ("multi_power", "functional")
+"""Laws that `task=forecast` fits: the multi-power law, and the one that the functional scaling law gives."""
+
 WANDB = ("sweep", "workspace", "report")
 """What `task=analyze` makes for W&B."""
 
@@ -117,6 +120,22 @@ class Predict(Section):
     """Examples between two saves; a prediction that was killed resumes after the last one."""
 
 
+class Forecast(Section):
+    """Forecast the loss of a run from those of a trunk and a branch."""
+
+    name: Literal["forecast"]
+    source: f.Texts | None = Field(None, alias="from")
+    """Run folders of one model, batch and optimizer with different LRs; the first one has the config of the run."""
+    metric: f.Text | None = None
+    """The loss; None: val/loss if the runs have enough of it, else train/loss."""
+    law: Annotated[str, f.one_of(*LAWS)] = LAWS[0]
+    """The law that is fitted."""
+    against: f.Text | None = None
+    """Run folder of a real run, whose LRs are those of the forecast; None: the schedule of the config."""
+    best: f.Switch = False
+    """Look for the schedule of this length and peak LR that has the lowest predicted end."""
+
+
 class Analyze(Section):
     """Analyze the results of a sweep."""
 
@@ -152,6 +171,7 @@ Task = Annotated[
     | Annotated[Merge, Tag("<merge>")]
     | Annotated[Export, Tag("<export>")]
     | Annotated[Predict, Tag("<predict>")]
+    | Annotated[Forecast, Tag("<forecast>")]
     | Annotated[Analyze, Tag("<analyze>")],
     Discriminator(_name_of_task),
 ]

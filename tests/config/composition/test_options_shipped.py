@@ -59,6 +59,7 @@ def test_every_option_can_be_chosen(option: Option, tmp_path: Path) -> None:
     )
     own = {
         "task=evaluate": [f"task.from={tmp_path}/run.ckpt"],
+        "task=forecast": ["task.from=[trunk,branch]"],
         "task=merge": [f"task.from={tmp_path}/run.ckpt"],
         "model=custom": ["model._target_=torch.nn.Flatten"],
         "logger=comet": ["task=export", f"task.from={tmp_path}/run.ckpt"],  # which logs nothing, so needs no package
