@@ -75,7 +75,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = open_folder(config, None, f"forecast-{config.title}")
     record = _record(metric, task, fit, runs, found, rates, real)
     _print_fit(metric, fit, runs, print_line)
-    for remark in _remarks(fit, rates):
+    for remark in _remarks(fit, runs, rates):
         print_line(remark)
     if ranked:
         record["best"] = _choose(ranked, fit, folder, config, console)
@@ -150,7 +150,7 @@ def _read_real(folder: Path, metric: str) -> Losses:
         raise ConfigError([Problem("task.against", str(error), str(folder))]) from None
 
 
-def _remarks(fit: Fit, rates: Floats) -> list[str]:
+def _remarks(fit: Fit, runs: list[Losses], rates: Floats) -> list[str]:
     """Return what makes the forecast an extrapolation."""
     found = []
     if not 0.99 < (times := float(rates.max()) / fit.peak) < 1.01:
@@ -159,7 +159,16 @@ def _remarks(fit: Fit, rates: Floats) -> list[str]:
         )
     if (times := float(rates.sum()) / fit.reach) > 1.2:
         found.append(f"the LRs sum to {times:.3g} times those of the longest run, so the forecast is an extrapolation")
+    low, seen = _low_steps(rates, len(rates)), max(_low_steps(run.rates, int(run.after[-1])) for run in runs)
+    if low > 2 * seen:
+        text = f"the LR is below half its peak for {counted(low, 'step')}, in the runs for {seen:,} at most"
+        found.append(f"{text}: a run with a longer decay among them makes the forecast better")
     return found
+
+
+def _low_steps(rates: Floats, until: int) -> int:
+    """Return for how many of the first steps, after the peak is reached, the LR is below half of it."""
+    return int((rates[int(np.argmax(rates)) : until] < rates.max() / 2).sum())
 
 
 def _print_fit(metric: str, fit: Fit, runs: list[Losses], print_line: Any) -> None:
