@@ -77,7 +77,9 @@ UNSEEN: dict[str, list[str]] = {
                   "trainer.max_steps=500"],
     "inverse-sqrt-500": ["schedule=inverse_sqrt", "trainer.max_steps=500"],
 }  # fmt: skip
-"""Runs under schedules and of lengths that the law was not fitted to."""
+"""Runs under schedules and of lengths that the law is not fitted to."""
+THIRD = "linear-700"
+"""The one of them that it is fitted to as well, beside the trunk and the branch, in a second comparison."""
 
 
 def _cosine(steps: int) -> np.ndarray:
@@ -148,17 +150,23 @@ def trained(runs: Path, name: str, options: list[str]) -> Path:
 
 
 def charlm(runs: Path) -> dict[str, Any]:
-    """Return how well the law that is fitted to a trunk and a branch predicts other runs, by metric and law."""
-    trunk = trained(runs, "trunk", TRUNK)
-    branch = trained(runs, "branch", [f"resume={trunk}", *BRANCH])
-    unseen = {name: trained(runs, name, [*COMMON, *options]) for name, options in UNSEEN.items()}
+    """Return how well the law that is fitted to a trunk and a branch, or to a third run too, predicts others."""
+    folders = {"trunk": trained(runs, "trunk", TRUNK)}
+    folders["branch"] = trained(runs, "branch", [f"resume={folders['trunk']}", *BRANCH])
+    folders |= {name: trained(runs, name, [*COMMON, *options]) for name, options in UNSEEN.items()}
     found: dict[str, Any] = {}
     for metric in ("val/loss", "train/loss"):
-        _, fitted, width = read_runs([trunk, branch], metric)
-        real = {name: read_losses(folder, metric).averaged(width) for name, folder in unseen.items()}
-        for law in LAWS:
-            fit = fit_law(fitted, law)
-            found[f"{metric} {law}"] = {"parameters": fit.law.as_dict(), "rows": list(compared(fit, real))}
+        for names in (["trunk", "branch"], ["trunk", "branch", THIRD]):
+            _, fitted, width = read_runs([folders[name] for name in names], metric)
+            real = {
+                name: read_losses(folder, metric).averaged(width)
+                for name, folder in folders.items()
+                if name not in names
+            }
+            for law in LAWS:
+                fit = fit_law(fitted, law)
+                title = f"{metric}, {law}, fitted to {', '.join(names)}"
+                found[title] = {"parameters": fit.law.as_dict(), "rows": list(compared(fit, real))}
     return found
 
 
