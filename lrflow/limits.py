@@ -10,6 +10,9 @@ from typing import Any
 
 from lrflow.errors import Problem, did_you_mean
 
+FROM = "from:"
+"""Beginning of a value that is taken from another run: `optimizer.lr=from:outputs/RUN`."""
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -173,6 +173,7 @@ def prepared(words: list[str], place: Path) -> list[str]:
     for pattern, meant in {
         r"\S*/step-\d+\.ckpt": f"{{key}}{checkpoint}",
         r"outputs/(RUN|2026\S+)": f"{{key}}{run}",
+        r"from:outputs/RUN": f"{{key}}from:{run}",
         r"outputs/sweeps/STAMP": f"{{key}}{min(place.glob('outputs/sweeps/*'))}",
         r"s3://bucket/runs/RUN": f"{{key}}file://{run}",
         r"s3://bucket/runs": f"{{key}}file://{place}/there",

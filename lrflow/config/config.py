@@ -24,6 +24,7 @@ from lrflow.config.schemas import task as task_schema
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.named import Augmentations
 from lrflow.config.schemas.sweep import Trial
+from lrflow.config.tuned_run import TunedRun
 from lrflow.metric import Directions
 from lrflow.runs import OUTPUT
 from lrflow.schedules.time import Duration
@@ -77,6 +78,7 @@ class Config(schema.Section):
     _overrides: list[str] = PrivateAttr(default_factory=list)
     _run_folder: Path | None = PrivateAttr(default=None)
     _finds_lr: bool = PrivateAttr(default=False)
+    _tuned: TunedRun | None = PrivateAttr(default=None)
     _directions: Directions = PrivateAttr(default=Directions())
     _remarks: list[str] = PrivateAttr(default_factory=list)
     _doubts: list[str] = PrivateAttr(default_factory=list)
@@ -140,6 +142,15 @@ class Config(schema.Section):
     def finds_lr(self) -> bool:
         """Whether a range test finds the LR before training (`optimizer.lr=auto`); until then it is a placeholder."""
         return self._finds_lr
+
+    @property
+    def tuned(self) -> TunedRun | None:
+        """The run from which the LR is taken (`optimizer.lr=from:RUN`); None: the LR is its own."""
+        return self._tuned
+
+    def take_lr_of(self, tuned: TunedRun) -> None:
+        """Set the run from which the LR is taken, once the length of this run is known."""
+        self._tuned = tuned
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,11 @@ def fingerprint_of(content: Mapping[str, Any]) -> str:
     rest = json.loads(json.dumps(content, default=str))
     if _AUTO_LR in (rest.pop(META, None) or {}).get("overrides", ()):
         rest["optimizer"]["lr"] = AUTO  # the config of a run that has started holds the LR that was found
-    for key in (*IGNORED_KEYS, "hydra", "find.found"):
+    taken = (rest.get("scaling") or {}).get("found") or {}
+    for key, value in (taken.get("given") or {}).items():  # what the config had before it took another run's LR
+        above, _, last = key.rpartition(".")
+        reduce(getitem, above.split("."), rest)[last] = value
+    for key in (*IGNORED_KEYS, "hydra", "find.found", "scaling.found"):
         node, *parts = rest, *key.split(".")
         for part in parts[:-1]:
             node = node.get(part) or {}

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lrflow.config.checks.keys import check_config
 from lrflow.config.checks.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.checks.pretrained import fill_architecture
+from lrflow.config.checks.tuned_run import check_tuned
 from lrflow.config.composition.interpolation import leaves, resolve, resolve_hydra_and_now
 from lrflow.config.config import Config
 from lrflow.config.diagnostics import problem_of, untagged
@@ -23,14 +24,12 @@ from lrflow.config.schemas.objects import AUTO
 from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.config.step_batch import divide_batch, fill_accumulation
+from lrflow.config.tuned_run import REFERENCE, replace_lr_of_run
 from lrflow.errors import ConfigError, Problem
 from lrflow.redaction import redactor
 
 META = "lrflow"
 """Key under which a saved config records its options, overrides and modes."""
-
-REFERENCE = 1e-3
-"""Placeholder for an LR that is not found yet; any value works, since a range test scales all groups by one factor."""
 
 
 def validate(
@@ -67,6 +66,8 @@ def validate(
     message = "there is no such group or key, and a key is text"
     problems += [Problem(str(key), message, cfg[key]) for key in cfg if not isinstance(key, str)]
     finds_lr = replace_auto_lr(content)
+    tuned, of_run = replace_lr_of_run(content)
+    problems += of_run
     accumulated = fill_accumulation(content)
     directions = directions_of(content, cfg, recorded_modes)
     fill_modes(content, directions)
@@ -85,6 +86,9 @@ def validate(
     problems += check_config(content, config, {problem.key for problem in problems}, choices)
     if config is not None and finds_lr:
         problems += check_auto(config)
+    if config is not None and tuned is not None:
+        problems += check_tuned(config, tuned)
+        config.take_lr_of(tuned)
     if problems or config is None:
         raise ConfigError(_in_order(problems))
     return config

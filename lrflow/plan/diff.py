@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lrflow.display import Grid
 from lrflow.plan.table import describe, describe_length, describe_setting, landmarks
+from lrflow.plan.theory import ratio_texts
 from lrflow.plan.values import PlanBase, PlanGroup
 from lrflow.schedules import Continued
 from lrflow.schedules.serialization import to_spec
@@ -167,6 +168,13 @@ class PlanDiff:
         old, new = _sums(self.before), _sums(self.after)
         return {name: _ratio(float(old[left]), float(new[right])) for (left, right), name in self._columns.items()}
 
+    @cached_property
+    def best_lrs(self) -> dict[str, list[str]]:
+        """By how much the best LR of each group in both plans changes, by theory: each ratio, with its groups."""
+        old, new = self.before.trainable, self.after.trainable
+        pairs = ((name, old[left].schedule, new[right].schedule) for (left, right), name in self._columns.items())
+        return ratio_texts(pairs, self.before.horizon, self.after.horizon)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from _render(self, "->" if options.ascii_only else "→")
 
@@ -304,6 +312,9 @@ def _summary(diff: PlanDiff, arrow: str) -> Grid:
             shares.setdefault(_ratio_text(ratio), []).append(name)
         text = "; ".join(f"{share} ({_group_names(diff, names)})" for share, names in shares.items())
         table.row(Text("LR, summed", "bold"), text)
+    if list(diff.best_lrs) not in ([], ["1x"]):
+        text = "; ".join(f"{ratio} ({_group_names(diff, names)})" for ratio, names in diff.best_lrs.items())
+        table.row(Text("best LR, by theory", "bold"), text)
     return table
 
 

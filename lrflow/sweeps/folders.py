@@ -16,6 +16,7 @@ from lrflow.config.secrets import MASK
 from lrflow.config.validation import AUTO, META, record_problems
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
+from lrflow.limits import FROM
 from lrflow.metric import Directions, Metric, as_list
 from lrflow.outcome import Outcome
 from lrflow.runs import RunFolder, read_json
@@ -250,7 +251,7 @@ def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:
     """Return the value of a key in a run: the chosen option, the value as typed, or the value in the config."""
     value: Any = (_record(config).get("choices") or {}).get(key)
-    if key in typed and typed[key] != AUTO:  # for `auto`, the config has the LR that was found
+    if key in typed and typed[key] != AUTO and not typed[key].strip("'\"").startswith(FROM):  # its config has the LR
         value = typed[key].strip("'\"")
     elif value is None:
         value = config

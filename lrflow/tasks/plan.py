@@ -19,11 +19,13 @@ from lrflow.config.checks.keys import settings_of
 from lrflow.config.failures import one_line
 from lrflow.config.schemas.average import averaging_of
 from lrflow.config.schemas.find import StabilityFind
+from lrflow.config.transfer import settled
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.files import is_file, is_folder
 from lrflow.health.advice import plan_extras, report_advice
 from lrflow.plan import Plan
+from lrflow.plan.theory import describe_bound, record_bound
 from lrflow.tasks.run_record import log_task, open_folder
 from lrflow.training.feedback_loop import make_feedback_loop
 from lrflow.training.layer_rules import needs_example
@@ -48,8 +50,10 @@ def run(config: Config) -> dict[str, Any]:
     """
     console = QuietConsole()
     other = read_plan(config.against, Path(config.output)) if config.against else None
-    plan = compile_plan(config, partial(console.print, soft_wrap=True, highlight=False, markup=False))
+    config, plan = _compiled(config, partial(console.print, soft_wrap=True, highlight=False, markup=False))
     console.print(plan.table())
+    for line in describe_bound(plan):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if feedback := assemble.build_feedback(config):
         make_feedback_loop(feedback, plan.horizon)  # raises where the times of its validations are unknown
         console.print(f"feedback: {feedback.describe()}; {feedback.lr_range}", soft_wrap=True, highlight=False)
@@ -60,7 +64,8 @@ def run(config: Config) -> dict[str, Any]:
     if other:
         console.print(plan.diff(other))
     folder = open_folder(config, None, f"plan-{config.title}")
-    written = plan.write(folder.path, plan_extras(config, plan, plan.horizon)) if folder.is_written else []
+    extras = {**plan_extras(config, plan, plan.horizon), "theory": record_bound(plan)}
+    written = plan.write(folder.path, extras) if folder.is_written else []
     if config.find.check and isinstance(config.find, StabilityFind):
         from lrflow.tuning.stability import find_ceiling  # here, since it imports the trainer
 
@@ -88,6 +93,11 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
     Raises:
         ConfigError: the rules, the schedule and the length of the run are incompatible.
     """
+    return _compiled(config, report)[1]
+
+
+def _compiled(config: Config, report: Callable[[Any], None]) -> tuple[Config, Plan]:
+    """Return the config, whose LR is a number also if it is that of another run, and its plan."""
     pl.seed_everything(config.seed, verbose=False)
     horizon, data = declared_horizon(config), None
     if horizon is None:  # counted for the devices of the run, without starting its processes
@@ -98,6 +108,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
     elif config.horizon.steps is None and needs_example(config):
         with suppress(LrflowError, OSError):  # the rest of the plan needs no data
             data = set_up_data(assemble.build_data(config), None, config.seed)
+    config = settled(config, horizon, report)
     module = assemble.build_module(config, trainer=assemble.cpu_trainer(config, horizon), data=data, report=report)
     groups = assemble.build_groups(config, module, report=report, data=data, horizon=horizon)
     schedule = assemble.build_schedule(config)
@@ -105,7 +116,7 @@ def compile_plan(config: Config, report: Callable[[Any], None] = lambda _: None)
         plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
         assemble.check_plan(config, plan)
     report_advice(config, plan, horizon, report)
-    return plan
+    return config, plan
 
 
 def read_plan(against: str, output: Path) -> Plan:

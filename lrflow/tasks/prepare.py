@@ -18,6 +18,7 @@ from lrflow.config import Config
 from lrflow.config.checks.compatibility import check_combination
 from lrflow.config.checks.keys import settings_of
 from lrflow.config.schemas.average import averaging_of
+from lrflow.config.transfer import settled
 from lrflow.errors import ConfigError
 from lrflow.health.actions import make_adjustments, report_earlier_factors
 from lrflow.health.advice import report_advice
@@ -60,6 +61,7 @@ class Prepared:
     """A run that is ready for its first step.
 
     Args:
+        config: of the run, whose LR is a number also if it is that of another run.
         trainer: the trainer with all callbacks.
         module: the module with its optimizer and plan.
         data: the data, in the order of the run.
@@ -69,6 +71,7 @@ class Prepared:
         ending: whether only the end of a resumed run is left: its last validation, its test and its summary.
     """
 
+    config: Config
     trainer: Trainer
     module: pl.LightningModule
     data: pl.LightningDataModule
@@ -130,6 +133,7 @@ def prepare(
     if resumed and stage == "finished":
         report(f"{RunFolder.of(resumed.path).path} is finished: all {resumed.step} steps are done")
         return None
+    config = settled(config, counted, report)
     trainer.run_for(counted)  # before the module is built, since that may read the length of the run
     module = _module(config, trainer, data, resumed, report)
     groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted)
@@ -143,7 +147,7 @@ def prepare(
     if resumed and stage == "ending":
         trainer.fit_loop.epoch_loop.max_steps = resumed.step  # it may have ended early
     _supply_optimizer(config, module, groups, planned.plan, resumed)
-    return Prepared(trainer, module, data, planned.plan, groups, facts, stage == "ending")
+    return Prepared(config, trainer, module, data, planned.plan, groups, facts, stage == "ending")
 
 
 def _trainer(config: Config, folder: RunFolder, loggers: Sequence[Logger]) -> Trainer:

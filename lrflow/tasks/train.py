@@ -102,7 +102,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         metrics = numbers_in(summary.get("metrics", {}))
         seconds = numbers_in(summary).get("seconds", 0.0)
         return Outcome.finished(metrics, folder=folder.path, seconds=seconds, **steps).checked_finite(config.objectives)
-    trainer, module, data, plan = ready.trainer, ready.module, ready.data, ready.plan
+    config, trainer, module, data, plan = ready.config, ready.trainer, ready.module, ready.data, ready.plan
     assert isinstance(config.task, Train)
 
     def so_far() -> dict[str, Any]:

@@ -39,6 +39,7 @@ def ineligible_because(config: Config) -> str | None:
         f"task={config.task.name} trains nothing": not isinstance(config.task, Train),
         "a resumed run trains alone": config.resume.source is not None,
         "the LR is found before the run": config.finds_lr or config.find.check,
+        "the LR is taken from another run": config.tuned is not None,
         "feedback changes the LR during the run": not isinstance(config.feedback, NoFeedback),
         "it may roll back to an earlier state": config.health.may("recover"),
         "a finding may end it before the others": config.health.may("stop") or config.health.may("cooldown"),

@@ -12,6 +12,7 @@ from lrflow.config.composition.arithmetic import with_quotes_for_hydra
 from lrflow.config.composition.grammar import quoted
 from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError, Problem
+from lrflow.limits import FROM
 from lrflow.remote import check_url, download, is_url, local_path
 
 PATHS = (
@@ -48,6 +49,9 @@ def _literal(override: Override, sweep: bool) -> Override:
     text = override.given
     if "${calc:" in text.replace(" ", ""):
         return dataclasses.replace(override, value=with_quotes_for_hydra(text))
+    of_run = override.key == "optimizer.lr" and text.startswith(FROM) and not _PLAIN.fullmatch(text.removeprefix(FROM))
+    if of_run and _exists(text.removeprefix(FROM)):
+        return dataclasses.replace(override, value=quoted(text))
     if override.key not in (*PATHS, *NAMES) or not text.strip() or text == "null" or _PLAIN.fullmatch(text):
         return override
     if not _exists(text):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, T
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.token_facts import TokenFacts
+from lrflow.limits import FROM
 from lrflow.schedules import Curve, Duration
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
 from lrflow.schedules.schedule import HELD_PARTS, SHAPE_STARTS, WARMUP_ENDS, WARMUP_MODES
@@ -86,8 +87,8 @@ class Optimizer(Node):
 
     offered = frozenset({"routes", "every"})
 
-    lr: Annotated[f.PeakLR, f.Json({"const": AUTO}, beside=True)]
-    """Peak LR; the schedule multiplies it. auto: found by a range test before the training."""
+    lr: Annotated[f.PeakLR, f.Json({"anyOf": [{"const": AUTO}, f.pattern(f"{FROM}.+")]}, beside=True)]
+    """Peak LR; the schedule multiplies it. auto: found by a range test; from:RUN: that of RUN, for this schedule."""
     momentum: f.BelowOne = 0.0
     """Factor of the running mean of gradients; 0: no momentum."""
     nesterov: f.Switch = False

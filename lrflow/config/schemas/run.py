@@ -187,6 +187,8 @@ class Scaling(Section):
     """Examples per optimizer step for which the LRs of the config were chosen."""
     batch: f.Count | None = None
     """Examples per optimizer step; None: batch_size x devices x nodes x accumulated batches."""
+    found: dict[str, Any] | None = None
+    """How the LR was taken from another run; written by lrflow, with the LR as a number in `optimizer.lr`."""
 
 
 class HorizonOverride(Section):

@@ -1,0 +1,113 @@
+"""The run from which a config takes its LR (`optimizer.lr=from:RUN`), as its folder describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lrflow.config.earlier import as_now
+from lrflow.config.failures import one_line
+from lrflow.config.origins import READ_ERRORS
+from lrflow.errors import ConfigError, Problem
+from lrflow.files import is_file, is_folder
+from lrflow.limits import FROM
+from lrflow.runs import RunFolder
+
+REFERENCE = 1e-3
+"""Placeholder for an LR that is not known yet."""
+
+
+@dataclass(frozen=True)
+class TunedRun:
+    """A run whose LR was tuned, as its folder describes it.
+
+    Args:
+        path: its folder, as typed.
+        optimizer: its section `optimizer`, resolved.
+        plan: content of its plan.json.
+        status: how it ended; None: that is not recorded.
+        key: the key that names it.
+    """
+
+    path: str
+    optimizer: Mapping[str, Any]
+    plan: Mapping[str, Any] = field(repr=False)
+    status: str | None = None
+    key: str = "optimizer.lr"
+
+    @classmethod
+    def read(cls, path: str, key: str) -> TunedRun:
+        """Read the facts of a run.
+
+        Args:
+            path: its folder.
+            key: the key that names it, for messages.
+
+        Raises:
+            ConfigError: there is no such run, or it has no plan.
+        """
+        folder = RunFolder(Path(path))
+        if not path or not is_folder(folder.path):
+            raise _invalid(key, path, "expected the folder of a run, and there is none of this name")
+        for name, hint in (("config.yaml", "only a run of task=train has one"), ("plan.json", None)):
+            if not is_file(folder.path / name):
+                raise _invalid(key, path, f"expected the folder of a run with a plan, and it has no {name}", hint)
+        try:
+            config, plan = OmegaConf.load(folder.config), json.loads((folder.path / "plan.json").read_text("utf-8"))
+            optimizer: Any = OmegaConf.to_container(as_now(config).optimizer, resolve=True)  # type: ignore[arg-type]
+            if not (isinstance(config, DictConfig) and plan["groups"] and plan["horizon"]["steps"]):
+                raise ValueError("it has no groups and no length")
+            float(optimizer["lr"]), str(optimizer["_target_"])
+        except (*READ_ERRORS, OmegaConfBaseException, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _invalid(key, path, f"its config.yaml or plan.json cannot be read: {one_line(error)}") from None
+        return cls(path, optimizer, plan, folder.read_summary().get("status"), key)
+
+    @property
+    def lr(self) -> float:
+        """Its peak LR, also if a batch scaling changed that of its config."""
+        return float(self.optimizer["lr"]) * self._scaled
+
+    @property
+    def routes(self) -> dict[str, Mapping[str, Any]]:
+        """Its other optimizers, by route."""
+        return dict(self.optimizer.get("routes") or {})
+
+    def lr_of(self, route: str) -> float:
+        """Return the peak LR of a route's optimizer."""
+        return float(self.routes[route]["lr"]) * self._scaled
+
+    @property
+    def _scaled(self) -> float:
+        return float((self.plan.get("scaling") or {}).get("factor", 1.0))
+
+
+def replace_lr_of_run(content: dict[str, Any]) -> tuple[TunedRun | None, list[Problem]]:
+    """Replace `optimizer.lr=from:RUN` by the LR of that run.
+
+    Args:
+        content: resolved config, changed in place.
+
+    Returns:
+        The run, or None if the config names none or it cannot be read; and the problems.
+    """
+    optimizer = content.get("optimizer")
+    given = optimizer.get("lr") if isinstance(optimizer, dict) else None
+    if not (isinstance(optimizer, dict) and isinstance(given, str) and given.startswith(FROM)):
+        return None, []
+    optimizer["lr"] = REFERENCE
+    try:
+        tuned = TunedRun.read(given.removeprefix(FROM).strip(), "optimizer.lr")
+    except ConfigError as error:
+        return None, error.problems
+    optimizer["lr"] = tuned.lr
+    return tuned, []
+
+
+def _invalid(key: str, path: str, message: str, hint: str | None = None) -> ConfigError:
+    return ConfigError([Problem(key, message, f"{FROM}{path}" if key == "optimizer.lr" else path, hint)])
