@@ -37,7 +37,7 @@ WORDS = {
 }
 """The groups that the page tells of, as far as there are any, in order."""
 
-EXAMPLES = {"scaling.reference": "256"}
+EXAMPLES = {"scaling.reference": "256", "scaling.from": "outputs/RUN"}
 """Values for what an option leaves open."""
 
 ALONGSIDE = {
@@ -90,7 +90,7 @@ Layer options decide which parameters form a group, and the LR, weight decay, op
 Each option shows a command, and what `task=plan` prints and draws for it.
 """,
     "scaling": """\
-These options rescale the peak LR with the batch size. None acts by default.
+These options rescale the peak LR with the batch size, or take it from a tuned run. None acts by default.
 """,
     "find": """\
 These options set how `task=find` finds a peak LR.

@@ -132,7 +132,7 @@ def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | 
         ConfigError: the batch size is not known.
     """
     asked = config.scaling
-    if asked.rule == "none" or asked.reference is None:
+    if asked.rule in ("none", "transfer") or asked.reference is None:
         return None
     if asked.batch is not None:
         return BatchScaling(asked.rule, asked.batch, asked.reference)
@@ -150,11 +150,15 @@ def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | 
 def check_scaling(config: Config) -> list[Problem]:
     """Return a problem for each key of `scaling` that has no effect or is missing."""
     asked = config.scaling
-    if asked.rule == "none":
+    if asked.rule == "transfer" and asked.source is None:
+        return [Problem("scaling.from", "expected the folder of a tuned run", None, "scaling.from=outputs/RUN")]
+    if asked.rule != "transfer" and asked.source is not None:
+        return [Problem("scaling.from", f"has no effect with scaling={asked.rule}", asked.source, "scaling=transfer")]
+    if asked.rule in ("none", "transfer"):
         given = {"scaling.reference": asked.reference, "scaling.batch": asked.batch}
         hint = "add scaling=linear or scaling=sqrt, or leave it out"
         return [
-            Problem(key, "has no effect with scaling=none", value, hint)
+            Problem(key, f"has no effect with scaling={asked.rule}", value, hint)
             for key, value in given.items()
             if value is not None
         ]

@@ -1,7 +1,8 @@
-"""The LR that a run takes from another one, as numbers in its config: `optimizer.lr=from:RUN`."""
+"""What a run takes from a tuned one, as numbers in its config: `optimizer.lr=from:RUN`, `scaling=transfer`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,13 +10,14 @@ from omegaconf import OmegaConf
 
 from lrflow.config.checks.tuned_run import changed_settings
 from lrflow.config.config import Config
-from lrflow.config.targets import locate
+from lrflow.config.targets import defaults, locate, optimizer_traits
 from lrflow.config.tuned_run import TunedRun
 from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.limits import FROM
 from lrflow.plan import Plan
 from lrflow.plan.theory import describe_ratio, main_curve
+from lrflow.plan.transfer import Factor, of_batch, of_betas, of_horizon, of_weight_decay
 from lrflow.schedules import Horizon
 from lrflow.schedules.bound import BestLRRatio, best_lr_ratio
 from lrflow.wording import joined, number
@@ -39,21 +41,13 @@ def settled(config: Config, horizon: Horizon, report: Callable[[Any], None]) -> 
     tuned = config.tuned
     if tuned is None:
         return config
-    ratio = _ratio(config, tuned, horizon)
-    source, given = config.source.copy(), {}
-    rates = {"optimizer.lr": tuned.lr, **{f"optimizer.routes.{n}.lr": tuned.lr_of(n) for n in config.optimizer.routes}}
-    why = f"the best LRs of the two schedules, by theory ({SOURCE})"
-    for key, before in rates.items():
-        lr = float(f"{before * ratio.total:.6g}")
-        given[key] = OmegaConf.select(source, key)
-        OmegaConf.update(source, key, lr)
-        report(f"{key} {number(lr)} = {number(before)} of {tuned.path} x {describe_ratio(ratio)}: {why}")
-    record = {
-        "from": tuned.path,
-        "lr": tuned.lr,
-        "factors": {"schedule": ratio.schedule, "length": ratio.length},
-        "given": given,
-    }
+    source = config.source.copy()
+    transfers = config.scaling.rule == "transfer"
+    values, factors = (_transferred if transfers else _for_schedule)(config, tuned, horizon, report)
+    given = {key: _plain(OmegaConf.select(source, key)) for key in values}
+    for key, value in values.items():
+        OmegaConf.update(source, key, value)
+    record = {"from": tuned.path, "lr": tuned.lr, "factors": factors, "given": given}
     OmegaConf.update(source, "scaling.found", record, force_add=True)
     for line in _differences(config, tuned, horizon):
         report(f"warning: {line}")
@@ -63,12 +57,105 @@ def settled(config: Config, horizon: Horizon, report: Callable[[Any], None]) -> 
     return new
 
 
+def _for_schedule(
+    config: Config, tuned: TunedRun, horizon: Horizon, report: Callable[[Any], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the LRs of `optimizer.lr=from:RUN` by their keys, and the factors on them."""
+    ratio, values = _ratio(config, tuned, horizon), {}
+    rates = {"optimizer.lr": tuned.lr, **{f"optimizer.routes.{n}.lr": tuned.lr_of(n) for n in config.optimizer.routes}}
+    why = f"the best LRs of the two schedules, by theory ({SOURCE})"
+    for key, before in rates.items():
+        lr = float(f"{before * ratio.total:.6g}")
+        values[key] = lr
+        report(f"{key} {number(lr)} = {number(before)} of {tuned.path} x {describe_ratio(ratio)}: {why}")
+    return values, {"schedule": ratio.schedule, "length": ratio.length}
+
+
+def _transferred(
+    config: Config, tuned: TunedRun, horizon: Horizon, report: Callable[[Any], None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that `scaling=transfer` gives by their keys, and the factors on them by optimizer."""
+    asked, factors, values = config.scaling, dict[str, Any](), dict[str, Any]()
+    batch, samples = _sizes(config, tuned, horizon)
+    for key, own in config.optimizer.members.items():
+        node, traits = own.node(), optimizer_traits(own.target)
+        route = key.rpartition(".")[2] if key != "optimizer" else None
+        theirs = tuned.optimizer if route is None else tuned.routes[route]
+        lr = tuned.lr if route is None else tuned.lr_of(route)
+        lr = own.lr if f"{key}.lr" in tuned.kept else lr
+        parts = []
+        if asked.transfers("schedule"):
+            shape = _ratio(config, tuned, horizon).schedule
+            parts.append(Factor("schedule", shape, f"the best LRs of the two schedules, by theory ({SOURCE})"))
+        if asked.transfers("horizon"):
+            parts.append(of_horizon(samples, asked.exponent))
+        if asked.transfers("batch") and traits.mup is not None:
+            parts.append(of_batch(batch, traits.mup))
+        total = math.prod(part.value for part in parts)
+        lines = [f"{key}.lr {number(lr * total)} = {number(lr)} x {number(total)}", *_lines(parts)]
+        values[f"{key}.lr"] = float(f"{lr * total:.6g}")
+        if asked.transfers("batch") and traits.mup is None and batch != 1:
+            lines.append(f"  batch: not scaled, since no rule is known for {own.target.rpartition('.')[2]}")
+
+        def reference(name: str) -> Any:
+            typed = f"{key}.{name}" in tuned.kept  # noqa: B023  # called in this iteration only
+            return (node if typed else theirs).get(name, defaults(own.target).get(name))  # noqa: B023
+
+        decay = reference("weight_decay")
+        if decay and "weight_decay" in node:
+            values[f"{key}.weight_decay"] = decay
+        if decay and asked.transfers("weight_decay") and traits.is_decoupled(node):
+            parts.append(of_weight_decay(total, batch, samples))
+            values[f"{key}.weight_decay"] = float(f"{decay * parts[-1].value:.6g}")
+            lines.append(_changed(f"{key}.weight_decay", decay, values, parts[-1]))
+        betas = reference("betas")
+        if betas and "betas" in node:
+            values[f"{key}.betas"] = list(betas)
+        if betas and asked.transfers("betas") and traits.mup == "adam":
+            parts.append(of_betas(batch))
+            values[f"{key}.betas"] = [betas[0], float(f"{betas[1] ** batch:.9g}"), *betas[2:]]
+            lines.append(_changed(f"{key}.betas", betas, values, parts[-1]))
+        factors[key] = [part.record() for part in parts]
+        report("\n".join([f"transfer from {tuned.path}: {lines[0]}", *lines[1:]]))
+    return values, factors
+
+
+def _lines(parts: list[Factor]) -> list[str]:
+    return [f"  {part.describe()}" for part in parts]
+
+
+def _changed(key: str, before: Any, values: dict[str, Any], part: Factor) -> str:
+    now = values[key]
+    texts = [f"{each:g}" if isinstance(each, float) else str(list(each)) for each in (now, before)]
+    return f"  {key} {texts[0]} instead of {texts[1]}: {part.why}"
+
+
+def _sizes(config: Config, tuned: TunedRun, horizon: Horizon) -> tuple[float, float]:
+    """Return the batch of a step and the samples of the run, over those of the tuned run.
+
+    Raises:
+        ConfigError: the examples per step of one of the runs are not known.
+    """
+    before, steps = tuned.plan["horizon"].get("samples_per_step"), horizon.steps / tuned.plan["horizon"]["steps"]
+    now = horizon.samples_per_step
+    if not before or not now:
+        whose = "this run has" if before else f"{tuned.path} had"
+        message = f"it is not known how many examples per step {whose}"
+        hint = "set data.batch_size, or horizon.samples_per_step with horizon.steps"
+        raise ConfigError([Problem(tuned.key, message, tuned.path, hint)])
+    return now / before, steps * now / before
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
 def _ratio(config: Config, tuned: TunedRun, horizon: Horizon) -> BestLRRatio:
     """Return the best LR of the run's schedule over that of the other run's, by theory.
 
     Of a run whose groups have schedules of their own, the one counts that most of its parameters follow.
     """
-    value = f"{FROM}{tuned.path}"
+    value = f"{FROM}{tuned.path}" if tuned.key == "optimizer.lr" else tuned.path
     try:
         before = Plan.from_dict(tuned.plan, resolve=locate)
     except ConfigError as error:
@@ -85,11 +172,17 @@ def _ratio(config: Config, tuned: TunedRun, horizon: Horizon) -> BestLRRatio:
 def _differences(config: Config, tuned: TunedRun, horizon: Horizon) -> Iterator[str]:
     """Yield a line per difference to the other run that the LR was not adapted to."""
     settings = changed_settings(config.optimizer, tuned.optimizer)
-    if settings:
+    if settings and tuned.key == "optimizer.lr":
         yield f"the LR of {tuned.path} was tuned with other settings: {joined(settings)}"
     then, now = (tuned.plan["horizon"].get("samples_per_step"), horizon.samples_per_step)
-    if then and now and then != now:
+    if then and now and then != now and tuned.key == "optimizer.lr":
         yield f"{tuned.path} had {number(then)} examples per step, and this run has {number(now)}: the LR is not scaled"
+    model: Any = _plain(config.source.model)
+    names = [name for name in {**tuned.model, **model} if tuned.model.get(name) != model.get(name)]
+    if changed := [name for name in names if name not in ("init_from", "fresh", "metrics")]:
+        by_width = str(config.layers.plain().get("_target_", "")).endswith(".MuP")
+        rest = "layers=mup adapts the LR to widths, nothing to depth" if by_width else "layers=mup adapts it to widths"
+        yield f"{tuned.path} had another model ({joined([f'model.{name}' for name in changed])}): {rest}"
     if tuned.status not in (None, "finished"):
         yield f"{tuned.path} did not finish: its status is {tuned.status}"
     if tuned.plan.get("events"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,19 @@ class TunedRun:
         path: its folder, as typed.
         optimizer: its section `optimizer`, resolved.
         plan: content of its plan.json.
+        model: its section `model`, with interpolations.
         status: how it ended; None: that is not recorded.
         key: the key that names it.
+        kept: keys whose values are not those of the run but the config's.
     """
 
     path: str
     optimizer: Mapping[str, Any]
     plan: Mapping[str, Any] = field(repr=False)
+    model: Mapping[str, Any]
     status: str | None = None
     key: str = "optimizer.lr"
+    kept: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, path: str, key: str) -> TunedRun:
@@ -66,7 +70,8 @@ class TunedRun:
             float(optimizer["lr"]), str(optimizer["_target_"])
         except (*READ_ERRORS, OmegaConfBaseException, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _invalid(key, path, f"its config.yaml or plan.json cannot be read: {one_line(error)}") from None
-        return cls(path, optimizer, plan, folder.read_summary().get("status"), key)
+        model: Any = OmegaConf.to_container(config.model) if "model" in config else {}
+        return cls(path, optimizer, plan, model, folder.read_summary().get("status"), key)
 
     @property
     def lr(self) -> float:
@@ -87,26 +92,40 @@ class TunedRun:
         return float((self.plan.get("scaling") or {}).get("factor", 1.0))
 
 
-def replace_lr_of_run(content: dict[str, Any]) -> tuple[TunedRun | None, list[Problem]]:
-    """Replace `optimizer.lr=from:RUN` by the LR of that run.
+def replace_lr_of_run(content: dict[str, Any], typed: Collection[str] = ()) -> tuple[TunedRun | None, list[Problem]]:
+    """Replace `optimizer.lr=from:RUN`, or the LR under `scaling=transfer`, by the LR of that run.
 
     Args:
         content: resolved config, changed in place.
+        typed: keys that the command line sets: under `scaling=transfer`, LRs and settings among them are not replaced.
 
     Returns:
         The run, or None if the config names none or it cannot be read; and the problems.
     """
-    optimizer = content.get("optimizer")
-    given = optimizer.get("lr") if isinstance(optimizer, dict) else None
-    if not (isinstance(optimizer, dict) and isinstance(given, str) and given.startswith(FROM)):
+    optimizer, scaling = content.get("optimizer"), content.get("scaling")
+    if not isinstance(optimizer, dict):
         return None, []
-    optimizer["lr"] = REFERENCE
+    given = optimizer.get("lr")
+    asked = scaling if isinstance(scaling, dict) and scaling.get("rule") == "transfer" else {}
+    if isinstance(given, str) and given.startswith(FROM):
+        if asked:
+            optimizer["lr"] = REFERENCE
+            message = "scaling=transfer takes the LR of a run already"
+            return None, [Problem("optimizer.lr", message, given, "leave it out, or scaling=none")]
+        path, key = given.removeprefix(FROM).strip(), "optimizer.lr"
+    elif isinstance(asked.get("from"), str) and not asked.get("found"):
+        path, key = asked["from"], "scaling.from"
+    else:
+        return None, []
+    optimizer["lr"] = optimizer["lr"] if key == "scaling.from" else REFERENCE
     try:
-        tuned = TunedRun.read(given.removeprefix(FROM).strip(), "optimizer.lr")
+        tuned = TunedRun.read(path, key)
     except ConfigError as error:
         return None, error.problems
-    optimizer["lr"] = tuned.lr
-    return tuned, []
+    if key == "optimizer.lr":
+        optimizer["lr"] = tuned.lr
+        return tuned, []
+    return replace(tuned, kept=frozenset(typed)), []
 
 
 def _invalid(key: str, path: str, message: str, hint: str | None = None) -> ConfigError:

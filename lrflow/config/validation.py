@@ -66,7 +66,7 @@ def validate(
     message = "there is no such group or key, and a key is text"
     problems += [Problem(str(key), message, cfg[key]) for key in cfg if not isinstance(key, str)]
     finds_lr = replace_auto_lr(content)
-    tuned, of_run = replace_lr_of_run(content)
+    tuned, of_run = replace_lr_of_run(content, typed)
     problems += of_run
     accumulated = fill_accumulation(content)
     directions = directions_of(content, cfg, recorded_modes)

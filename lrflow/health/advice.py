@@ -7,17 +7,21 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from torch.optim import Optimizer
+from torch.optim import Optimizer as TorchOptimizer
 
 from lrflow.config import Config, locate
+from lrflow.config.checks.keys import settings_of
 from lrflow.config.checks.metrics import guessed_modes
 from lrflow.config.checks.warnings import warnings_before_start
 from lrflow.config.schemas.average import SWA, averaging_of
+from lrflow.config.schemas.objects import Optimizer
 from lrflow.config.step_batch import batch_scaling, step_batch
+from lrflow.config.targets import optimizer_traits
 from lrflow.optimizers.routed import route_key
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
+from lrflow.wording import number
 
 _SAMPLED_STEPS = 1000  # steps at which a schedule is evaluated
 
@@ -73,14 +77,53 @@ def plan_extras(config: Config, plan: Plan, length: Horizon, devices: int | None
     found = {
         "batch": {**asdict(divided), "size": divided.size} if divided else None,
         "scaling": scaling.record() if scaling else None,
+        "transfer": config.scaling.found,
+        "timescale": timescales(config, plan),
         "average": averaging.record() if averaging else None,
         "warnings": warnings_of(config, plan, length),
     }
     return {name: value for name, value in found.items() if value}
 
 
+def timescales(config: Config, plan: Plan) -> dict[str, float]:
+    """Return the steps over which decoupled weight decay averages, 1 / (peak LR x weight decay), by optimizer.
+
+    Of the groups of an optimizer, the one with the most parameters counts, of those that decay (Wang and Aitchison,
+    2024, arXiv 2405.13698). Optimizers without decoupled weight decay have no entry.
+    """
+    found = {}
+    declared: dict[str | None, Optimizer] = {None: config.optimizer} | config.optimizer.routes
+    for route, optimizer in declared.items():
+        settings = settings_of(optimizer)
+        usual = settings.get("weight_decay") or 0.0
+        if config.optimizer.of_module or not optimizer_traits(optimizer.target).is_decoupled(settings):
+            continue
+        decays = [
+            (group.parameters, group.lr * (usual if group.weight_decay is None else group.weight_decay))
+            for group in plan.trainable
+            if group.route == route
+        ]
+        decaying = [(size, product) for size, product in decays if product > 0]
+        if decaying:
+            found[route_key(route)] = 1 / max(decaying)[1]
+    return found
+
+
+def describe_timescales(config: Config, plan: Plan) -> list[str]:
+    """Return a line per optimizer with decoupled weight decay: its timescale in steps, epochs and runs."""
+    lines = []
+    for key, steps in timescales(config, plan).items():
+        epochs = plan.horizon.steps_per_epoch
+        times = [f"{number(steps)} steps", *([f"{number(steps / epochs)} epochs"] if epochs else [])]
+        share = f"{number(steps / plan.horizon.steps)} of the run"
+        lines.append(f"timescale of the weight decay: 1 / ({key}.lr x weight decay) = {', '.join([*times, share])}")
+    return lines
+
+
 def report_advice(config: Config, plan: Plan, length: Horizon, report: Callable[[Any], None]) -> None:
-    """Report the warnings before step 0, as `warnings_of` returns them, and what was guessed."""
+    """Report the timescale of the weight decay, the warnings before step 0, and what was guessed."""
+    for line in describe_timescales(config, plan):
+        report(line)
     for warning in warnings_of(config, plan, length):
         report(f"warning: {warning}")
     if config.run_folder is None:  # otherwise this is reported once for the whole sweep
@@ -90,7 +133,7 @@ def report_advice(config: Config, plan: Plan, length: Horizon, report: Callable[
         report(f"the optimizer's update is not compiled, since other settings move: {', '.join(plan.also)}")
 
 
-def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., Optimizer]]) -> list[str]:
+def advise(plan: Plan, optimizers: Mapping[str | None, Callable[..., TorchOptimizer]]) -> list[str]:
     """Return one line per way in which a plan does not suit its optimizers.
 
     Args:

@@ -181,11 +181,11 @@ def scaled_rates(config: Config, size: int) -> tuple[dict[str, float], str]:
     if now is None:
         return {}, ""
     asked = config.scaling
-    reference = asked.reference if asked.rule != "none" and asked.reference else now.size
+    reference = asked.reference if asked.rule in ("linear", "sqrt") and asked.reference else now.size
     batch = StepBatch(size, now.devices, now.accumulated).size
-    rules = ("linear", "sqrt") if asked.rule == "none" else (asked.rule,)
+    rules = ("linear", "sqrt") if asked.rule in ("none", "transfer") else (asked.rule,)
     rates = {rule: lr * BatchScaling(rule, batch, reference).factor for rule in rules}
-    if asked.rule != "none":
+    if asked.rule in rates and len(rates) == 1:
         return rates, f"with scaling={asked.rule} its peak LR is {number(rates[asked.rule])}"
     ways = " and ".join(f"scaling={rule} {number(rate)}" for rule, rate in rates.items())
     line = f"its peak LR: without scaling {number(lr)}, with scaling.reference={reference} {ways}"

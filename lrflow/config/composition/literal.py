@@ -16,7 +16,8 @@ from lrflow.limits import FROM
 from lrflow.remote import check_url, download, is_url, local_path
 
 PATHS = (
-    "output", "resume.from", "task.from", "task.inputs", "against", "model.init_from", "hydra.sweeper.resume",
+    "output", "resume.from", "task.from", "scaling.from", "task.inputs",
+    "against", "model.init_from", "hydra.sweeper.resume",
     "hydra.run.dir", "hydra.sweep.dir", "data.root", "data.file", "data.shards", "data.val_shards", "data.test_shards",
 )  # fmt: skip
 """Keys whose value is a path."""
@@ -25,7 +26,16 @@ NAMES = ("name",)
 """Keys whose value is a name; with `-m`, a comma separates several."""
 
 _SHARDS = ("data.shards", "data.val_shards", "data.test_shards")
-_SEVERAL = ("resume.from", "task.from", "against", "model.init_from", "data.root", "data.file", *_SHARDS)
+_SEVERAL = (
+    "resume.from",
+    "task.from",
+    "scaling.from",
+    "against",
+    "model.init_from",
+    "data.root",
+    "data.file",
+    *_SHARDS,
+)
 
 _LISTS = (*_SHARDS, "task.from")  # several runs are what a forecast is made from
 

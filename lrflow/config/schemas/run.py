@@ -12,6 +12,7 @@ from lrflow.config.schemas import types as f
 from lrflow.config.schemas.callbacks import End
 from lrflow.config.schemas.objects import Node, Section
 from lrflow.metric import LOSS, Metric
+from lrflow.plan.transfer import EXPONENT, PARTS
 from lrflow.schedules import Duration
 
 
@@ -179,16 +180,28 @@ class Signals(Section):
 
 
 class Scaling(Section):
-    """How the peak LR scales with the batch of an optimizer step; see `lrflow.plan.batch_scaling`."""
+    """How the peak LR scales with the batch, or that of a tuned run; see `lrflow.plan.batch_scaling`, `.transfer`."""
 
-    rule: Annotated[Literal["none", "linear", "sqrt"], f.one_of("none", "linear", "sqrt")] = "none"
-    """Factor on the peak LR. linear: batch / reference; sqrt: its square root; none: 1."""
+    rule: Annotated[Literal["none", "linear", "sqrt", "transfer"], f.one_of("none", "linear", "sqrt", "transfer")] = (
+        "none"
+    )
+    """Factor on the peak LR. linear: batch / reference; sqrt: its root; transfer: from a tuned run; none: 1."""
     reference: f.Count | None = None
     """Examples per optimizer step for which the LRs of the config were chosen."""
     batch: f.Count | None = None
     """Examples per optimizer step; None: batch_size x devices x nodes x accumulated batches."""
+    source: f.Text | None = Field(None, alias="from")
+    """transfer: folder of the tuned run."""
+    exponent: f.NotNegative = EXPONENT
+    """transfer: power of the samples by which the best LR falls."""
+    without: Annotated[Any, f.some_of(*PARTS)] | None = None
+    """transfer: what stays as it is in the tuned run, one part or a list; None: nothing."""
     found: dict[str, Any] | None = None
     """How the LR was taken from another run; written by lrflow, with the LR as a number in `optimizer.lr`."""
+
+    def transfers(self, part: str) -> bool:
+        """Whether `scaling=transfer` adapts a part, one of `PARTS`."""
+        return part not in ([self.without] if isinstance(self.without, str) else self.without or ())
 
 
 class HorizonOverride(Section):
