@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
+from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 import lrflow.plan.lr_scheduler as module
+from lrflow.config import compose
 from lrflow.config.composition.options import home
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
@@ -420,3 +422,17 @@ class TestShown:
         assert diff.same_rates
         assert not diff.same
         assert "the optimizer's → 0.04 to 0.4, inverse to cosine" in self.printed(diff, 140)
+
+
+def test_the_decay_of_adamc_is_also_on_the_lrs_curve() -> None:
+    """AdamC (Defazio, 2025, arXiv 2506.02285): the decay of a step is wd * lr / lr_max, times lr in AdamW."""
+    config = compose(["+schedule.also.weight_decay={}"])
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    groups = resolve(model, config.layers.compiled(), lr=3e-3, weight_decay=0.05)
+    plan = Plan.compile(groups, config.schedule.curve(), Horizon(200), config.optimizer.node())
+    steps = np.arange(200)
+    decays, rates = plan.setting("weight_decay", steps), plan.lr(steps)
+    for column, group in enumerate(plan.trainable):
+        expected = np.full(200, np.nan) if not group.weight_decay else 0.05 * rates[:, column] / rates[:, column].max()
+        assert decays[:, column] == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert {group.weight_decay for group in plan.trainable} == {0.0, 0.05}
