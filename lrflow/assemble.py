@@ -46,6 +46,7 @@ from lrflow.training.module import load_weights
 from lrflow.training.module_optimizer import ModuleOptimizer, module_groups
 from lrflow.training.objective import build_criterion, build_metrics
 from lrflow.training.parameters import complete_module, has_deferred_parts
+from lrflow.training.scalars import add_planned, bind_scalars
 from lrflow.training.trainer import build_trainer
 from lrflow.wording import counted
 
@@ -121,12 +122,14 @@ def build_module(
     if stage == "fit" and not is_overridden("training_step", module):
         message = f"{type(module).__name__} has no training_step, so it cannot be trained"
         raise ConfigError([Problem("model._target_", message, config.model.target)])
+    add_planned(config, module)
     if not isinstance(module, Supervised):
         module.trainer = trainer = trainer or cpu_trainer(config)
     if has_deferred_parts(module):
         complete_module(module, trainer or cpu_trainer(config), data or load_data(config), stage)
         check_optimization(config, module)
     network = planned_module(module)
+    bind_scalars(config, module, stage)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.trainer.compile and isinstance(module, Supervised):
@@ -346,10 +349,6 @@ def make_optimizer(
 
 def check_plan(config: Config, plan: Plan) -> None:
     """Check that every schedule of a plan fits the run's length, and that a group trains from the first step on.
-
-    Args:
-        config: its `layers` section is named in the error message.
-        plan: of the run.
 
     Raises:
         ConfigError: lists every schedule that does not fit, or the groups that would start too late.

@@ -23,9 +23,11 @@ from lrflow.config.schemas import run as run_schema
 from lrflow.config.schemas import task as task_schema
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.named import Augmentations
+from lrflow.config.schemas.scalars import Scalar, Scalars
 from lrflow.config.schemas.sweep import Trial
 from lrflow.config.tuned_run import TunedRun
 from lrflow.metric import Directions
+from lrflow.plan.scalars import PlanScalar
 from lrflow.runs import OUTPUT
 from lrflow.schedules.time import Duration
 
@@ -53,6 +55,8 @@ class Config(schema.Section):
     signals: run_schema.Signals = run_schema.Signals.model_construct()
     health: health_schema.Health
     callbacks: callback_schema.Callbacks = Field(default_factory=lambda: callback_schema.Callbacks.model_validate({}))
+    scalars: Scalars = Field({})
+    """Numbers besides the LR that the plan moves, by name: from, to, shape; self.planned(NAME) reads one."""
     sharpness: health_schema.Probing = health_schema.Probing.model_construct()
     """Short form of `health.sharpness`; overrides it."""
     find: find_schemas.Find = find_schemas.RangeFind.model_construct(kind="range")
@@ -151,6 +155,16 @@ class Config(schema.Section):
     def take_lr_of(self, tuned: TunedRun) -> None:
         """Set the run from which the LR is taken, once the length of this run is known."""
         self._tuned = tuned
+
+    @property
+    def moving_scalars(self) -> dict[str, Scalar]:
+        """The scalars by name, without those that are switched off."""
+        return {name: scalar for name, scalar in self.scalars.items() if scalar is not None}
+
+    @property
+    def planned_scalars(self) -> tuple[PlanScalar, ...]:
+        """The scalars as a plan has them."""
+        return tuple(scalar.planned(name) for name, scalar in self.moving_scalars.items())
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -140,7 +140,9 @@ def _declared_epoch(config: Config, processes: int) -> Epoch | None:
     return Epoch(batches, data.batch_size)
 
 
-DURATIONS = ("warmup", "cooldown", "hold", "every", "unfreeze", "unfreeze_warmup", "freeze_after")
+DURATIONS = (
+    "warmup", "cooldown", "hold", "start", "over", "every", "unfreeze", "unfreeze_warmup", "freeze_after"
+)  # fmt: skip
 """Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 
 
@@ -180,6 +182,9 @@ def makes_groups_in_time(config: Config) -> bool:
 def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
     """Yield each duration in the config: the node that holds it, its key in the node and its full key."""
     yield from _of_schedule(_given(content, "schedule"), "schedule")
+    scalars = _given(content, "scalars")
+    for name in map(str, scalars) if isinstance(scalars, DictConfig) else ():
+        yield from _of_schedule(_given(scalars, name), f"scalars.{name}")
     average = _given(content, "average")
     if isinstance(average, DictConfig):
         yield from ((average, key, f"average.{key}") for key in ("start", "every", "over", "last") if key in average)

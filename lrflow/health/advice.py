@@ -41,7 +41,7 @@ def warnings_of(config: Config, plan: Plan, length: Horizon) -> list[str]:
 
 def _of_average(config: Config, plan: Plan, length: Horizon) -> list[str]:
     """Return a line if a mean of weights some time apart is taken where the LR falls, or if its memory is too long."""
-    average, averaging = config.average, averaging_of(config.average, length)
+    average, averaging = config.average, averaging_of(config.average, length, config.moving_scalars)
     if averaging is None or averaging.first > plan.horizon.steps:
         return []
     if isinstance(average, SWA):
@@ -72,7 +72,7 @@ def plan_extras(config: Config, plan: Plan, length: Horizon, devices: int | None
         length: of the run without its cooldown.
         devices: number of training processes; None: that of the config.
     """
-    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, length)
+    scaling, averaging = batch_scaling(config, devices), averaging_of(config.average, length, config.moving_scalars)
     divided = step_batch(config, devices) if config.data.effective_batch_size is not None else None
     found = {
         "batch": {**asdict(divided), "size": divided.size} if divided else None,

@@ -24,6 +24,7 @@ class Averaging:
         decay: of `ema`.
         warmup: whether the decay of `ema` is at most (1 + t) / (10 + t) after t entries.
         widths: of `power`: the widths of all averages that are kept; the first one is evaluated.
+        scalar: name of the scalar of the plan that is the decay of `ema`; None: `decay` is.
     """
 
     kind: Literal["ema", "uniform", "power"]
@@ -34,6 +35,7 @@ class Averaging:
     decay: float = 0.0
     warmup: bool = False
     widths: tuple[float, ...] = ()
+    scalar: str | None = None
 
     @property
     def count(self) -> int:
@@ -49,25 +51,28 @@ class Averaging:
         """Whether the weights after this step, counted from 1, enter the averages."""
         return step >= self.first and step % self.every == 0
 
-    def shares(self, entered: int) -> tuple[float, ...]:
+    def shares(self, entered: int, decay: float | None = None) -> tuple[float, ...]:
         """Return the share of the weights that enter next, one for each average.
 
         Args:
             entered: number of weights that have entered before; the first ones are the whole average.
+            decay: of `ema` at this step; None: that of all steps.
         """
         if not entered:
             return (1.0,) * self.count
         if self.kind == "uniform":
             return (1.0 / (entered + 1),)
         if self.kind == "ema":
-            keep = min(self.decay, (1 + entered) / (10 + entered)) if self.warmup else self.decay
+            keep = self.decay if decay is None else decay
+            keep = min(keep, (1 + entered) / (10 + entered)) if self.warmup else keep
             return (1.0 - keep,)
         return tuple(1.0 - (1.0 - 1.0 / (entered + 1)) ** (exponent_of(width) + 1.0) for width in self.widths)
 
     def describe(self) -> str:
         """Return one line for people: what is averaged from which step on, and what it is used for."""
+        decay = f"{self.decay:.6g}" if self.scalar is None else f"scalars.{self.scalar}"
         names = {
-            "ema": f"an exponential moving average with decay {self.decay:.6g}{' (warmed up)' * self.warmup}",
+            "ema": f"an exponential moving average with decay {decay}{' (warmed up)' * self.warmup}",
             "uniform": "the mean",
             "power": f"a power-function average of width {' and '.join(f'{width:g}' for width in self.widths)}",
         }
@@ -79,7 +84,9 @@ class Averaging:
 
     def record(self) -> dict[str, Any]:
         """Return plain data for plan.json."""
-        return {**asdict(self), "widths": list(self.widths)}
+        scalar = {} if self.scalar is None else {"scalar": self.scalar}
+        own = {name: value for name, value in asdict(self).items() if name != "scalar"}
+        return {**own, "widths": list(self.widths), **scalar}
 
 
 def exponent_of(width: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lrflow.errors import Problem
+from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.values import PlanBase
 from lrflow.schedules import Curve, Horizon, Schedule
 from lrflow.schedules.curve import sampled
@@ -81,7 +82,7 @@ def check(plan: PlanBase) -> list[Check]:
         _each(walked, "warmup shorter than the run", lambda facts: _warmup(facts, plan.horizon)),
         _fits(plan),
         _moves(plan, walked),
-        *([_settings_move(plan)] if plan.scheduled_settings else []),
+        *([_settings_move(plan)] if plan.scheduled_settings or plan.scalars else []),
     ]
 
 
@@ -158,6 +159,7 @@ def _fits(plan: PlanBase) -> Check:
         for problem in chain(
             *(schedule.check(plan.horizon) for schedule, _ in plan.curves),
             *(setting.check(plan.horizon) for setting, _ in plan.scheduled_settings),
+            *(scalar.check(plan.horizon) for scalar in plan.scalars),
         )
     )
     return Check("schedule fits the run", not problems, "; ".join(problems) or "every duration lies inside it")
@@ -166,14 +168,15 @@ def _fits(plan: PlanBase) -> Check:
 def _settings_move(plan: PlanBase) -> Check:
     """Check that every scheduled setting has finite values and changes."""
     wrong, right = [], []
-    for setting, columns in plan.scheduled_settings:
+    moved: list[tuple[PlanScalar, tuple[int, ...]]] = [*plan.scheduled_settings, *((one, ()) for one in plan.scalars)]
+    for setting, columns in moved:
         ends = [setting(steps, plan.horizon) for steps in _chunks(plan.horizon.steps)]
         low, high = min(float(values.min()) for values in ends), max(float(values.max()) for values in ends)
         details = f"{setting.title} {number(low)} to {number(high)}"
         if math.isfinite(low + high) and (low < high or setting.low == setting.high):
             right.append(details)
         else:
-            wrong.append(f"{details} throughout, in {_names(plan, columns)}")
+            wrong.append(f"{details} throughout" + (f", in {_names(plan, columns)}" if columns else ""))
     return Check("settings move", not wrong, "; ".join(dict.fromkeys(wrong or right)))
 
 
@@ -314,6 +317,7 @@ def misfits(plan: PlanBase, layers: Mapping[str, Any]) -> list[Problem]:
     """
     problems = [problem for curve, _ in plan.curves for problem in curve.check(plan.horizon)]
     problems = problems or [problem for moved, _ in plan.scheduled_settings for problem in moved.check(plan.horizon)]
+    problems += [problem for scalar in plan.scalars for problem in scalar.check(plan.horizon)]
     if problems:
         return problems
     run, starts = plan.horizon.steps, plan.first_steps

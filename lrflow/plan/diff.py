@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from lrflow.display import Grid
-from lrflow.plan.table import describe, describe_length, describe_setting, landmarks
+from lrflow.plan.table import describe, describe_length, describe_scalar, describe_setting, landmarks
 from lrflow.plan.theory import ratio_texts
 from lrflow.plan.values import PlanBase, PlanGroup
 from lrflow.schedules import Continued
@@ -127,6 +127,16 @@ class PlanDiff:
                 elif field.name not in ("name", "depth") and was != now:
                     found.append(Change(new.name, field.name, was, now))
         return tuple(found)
+
+    @cached_property
+    def scalars(self) -> tuple[tuple[str, str, str], ...]:
+        """The scalars that changed: name, and how the earlier and the later plan move it."""
+        was, now = (
+            {scalar.name: describe_scalar(scalar, plan.horizon) for scalar in plan.scalars}
+            for plan in (self.before, self.after)
+        )
+        text = [(name, was.get(name, "none"), now.get(name, "none")) for name in {**was, **now}]
+        return tuple(each for each in text if each[1] != each[2])
 
     @cached_property
     def rates(self) -> tuple[RateChange, ...]:
@@ -298,6 +308,8 @@ def _summary(diff: PlanDiff, arrow: str) -> Grid:
         if setting in ("lr", "scale") and isinstance(before, float) and isinstance(after, float):
             text += f" ({_ratio_text(after / before if before else math.inf)})"
         table.row(Text(TITLES.get(setting, setting), "bold"), f"{_group_names(diff, names)}: {text}")
+    for name, before, after in diff.scalars:
+        table.row(Text("scalar", "bold"), f"{name}: {before} {arrow} {after}")
     if diff.furthest is None:
         both_plans = " in the groups of both plans" if diff.added or diff.removed else ""
         text = f"the same at every step{both_plans}" if diff.compared else "no group is trained in both"

@@ -1,4 +1,4 @@
-"""The figure of a plan: the LR of every group over the run, and the scheduled settings below it; also for notebooks."""
+"""The figure of a plan: the LR of every group over the run, and settings and scalars below it; also for notebooks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from lrflow.display import COLOURS, GREY, INK, plain_axes, save_figure
+from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.table import Line, PlanTable, describe, describe_length, lines, sample_steps, setting_lines
 from lrflow.plan.values import PlanBase
+from lrflow.schedules import Horizon
 from lrflow.wording import joined, number
 
 if TYPE_CHECKING:
@@ -56,10 +58,9 @@ def draw(plan: PlanBase, actual: Actual | None = None) -> Figure:
     """
     from matplotlib.figure import Figure  # instead of pyplot, which has state and needs a display
 
-    figure = Figure(figsize=(9, 4.8 + 1.6 * len(plan.also)), facecolor="white")
-    axes, *below = figure.subplots(
-        1 + len(plan.also), sharex=True, squeeze=False, height_ratios=[3] + [1] * len(plan.also)
-    )[:, 0]
+    panels = len(plan.also) + len(plan.scalars)
+    figure = Figure(figsize=(9, 4.8 + 1.6 * panels), facecolor="white")
+    axes, *below = figure.subplots(1 + panels, sharex=True, squeeze=False, height_ratios=[3] + [1] * panels)[:, 0]
     curves = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
     steps = sample_steps(plan, POINTS)
     rates, edges = plan.lr(steps), [*steps, plan.horizon.steps]
@@ -77,8 +78,10 @@ def draw(plan: PlanBase, actual: Actual | None = None) -> Figure:
     if actual is not None:
         drawn, extra = _add_actual(axes, actual, curves, drawn)
     _legend(axes, curves, drawn, extra)
-    for panel, name in zip(below, plan.also, strict=True):
+    for panel, name in zip(below[: len(plan.also)], plan.also, strict=True):
         _draw_setting(panel, plan, name)
+    for panel, scalar in zip(below[len(plan.also) :], plan.scalars, strict=True):
+        _draw_scalar(panel, scalar, steps, plan.horizon)
     if below:
         axes.set_xlabel("")
         below[-1].set_xlabel("optimizer step", color=INK)
@@ -165,14 +168,24 @@ def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
         group_names = label.partition(" of ")[2]
         _add_stairs(axes, values[:, column], edges, colour, label=group_names)
     title = next(setting.title for setting, _ in plan.scheduled_settings if setting.name == name)
-    axes.set_ylabel(title.replace(" (", "\n("), color=INK)
-    axes.margins(y=0.12)
-    axes.update_datalim([(0, values.min()), (plan.horizon.steps, values.max())])
-    axes.yaxis.set_major_formatter(lambda value, _: number(value))
+    _frame_panel(axes, title.replace(" (", "\n("), values, plan.horizon)
     if len(variants) > 1:
         axes.legend(
             loc="upper left", bbox_to_anchor=(LEGEND_X, 1.0), borderaxespad=0, frameon=False, fontsize=9, labelcolor=INK
         )
+
+
+def _draw_scalar(axes: Axes, scalar: PlanScalar, steps: np.ndarray, horizon: Horizon) -> None:
+    values = scalar(steps, horizon)
+    _add_stairs(axes, values, [*steps, horizon.steps], GREY)
+    _frame_panel(axes, scalar.title, values, horizon)
+
+
+def _frame_panel(axes: Axes, title: str, values: np.ndarray, horizon: Horizon) -> None:
+    axes.set_ylabel(title, color=INK)
+    axes.margins(y=0.12)
+    axes.update_datalim([(0, values.min()), (horizon.steps, values.max())])
+    axes.yaxis.set_major_formatter(lambda value, _: number(value))
     plain_axes(axes)
 
 

@@ -26,7 +26,8 @@ class PlanChangedWarning(UserWarning):
 class PlanScheduler(LRScheduler):
     """Writes `plan.lr(step) * feedback * factors(step)` into every parameter group; step it after each optimizer step.
 
-    It also writes the scheduled settings of the plan, on which these factors have no effect.
+    It also writes the scheduled settings of the plan and passes on its scalars (`pass_scalars_to`); the factors have no
+    effect on these.
 
     It is a torch scheduler and works wherever those do (in Lightning with interval "step"). Unlike torch's own it
     leaves `optimizer.step` unwrapped, adds no `initial_lr`, and has no state but its step counter. The constructor
@@ -50,6 +51,7 @@ class PlanScheduler(LRScheduler):
         self._settings = _settings(optimizer, plan, self._columns)
         self._feedback = 1.0
         self._factors: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        self._receive: Callable[[Mapping[str, float]], None] | None = None
         self._move_to(0)
 
     @property
@@ -102,7 +104,14 @@ class PlanScheduler(LRScheduler):
                 group["lr"] = lr * feedback
         if self._settings:
             self._write_settings()
+        if self._receive:
+            self._pass_scalars()
         return None
+
+    def pass_scalars_to(self, receive: Callable[[Mapping[str, float]], None]) -> None:
+        """Call a function with the plan's scalars by name: at once, and at each step with those of the next one."""
+        self._receive = receive
+        self._pass_scalars()
 
     def follow(self, plan: PlanBase) -> None:
         """Execute another plan of the same groups and settings from the current step on."""
@@ -142,6 +151,12 @@ class PlanScheduler(LRScheduler):
         self.last_epoch = step
         self._fill_block()
         self._write()
+        self._pass_scalars()
+
+    def _pass_scalars(self) -> None:
+        if self._receive:
+            row = self._scalars[self.last_epoch - self._block_end]
+            self._receive({scalar.name: value for scalar, value in zip(self.plan.scalars, row, strict=True)})
 
     def _fill_block(self) -> None:
         """Compute the rows of the next steps, from the current one on."""
@@ -155,6 +170,7 @@ class PlanScheduler(LRScheduler):
         self._products: list[float] = product.tolist()
         self._block: list[list[float]] = rates.tolist()
         self._block_end = self.last_epoch + BLOCK  # the row of a step is block[step - end]
+        self._scalars: list[list[float]] = self.plan.scalar_values(steps).tolist()
         if self._settings:
             values = {name: self.plan.setting(name, steps) for name in self.plan.also}
             columns = [values[setting.name][:, self._columns[index]] for index, setting in self._settings]

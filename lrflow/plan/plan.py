@@ -11,7 +11,8 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.plan.checks import Check, check
 from lrflow.plan.diff import PlanDiff
 from lrflow.plan.figure import as_html, plot
-from lrflow.plan.serialization import groups_and_horizon, write_files
+from lrflow.plan.scalars import PlanScalar
+from lrflow.plan.serialization import parts_of, write_files
 from lrflow.plan.table import PlanTable
 from lrflow.plan.values import PlanBase, PlanGroup, compile_settings, curves_of
 from lrflow.schedules import Curve, Horizon
@@ -27,11 +28,17 @@ class Plan(PlanBase):
     Args:
         groups: all groups of the model, frozen ones too.
         horizon: how long the run is, in optimizer steps.
+        scalars: further numbers that are scheduled over the run, for the module to read.
     """
 
     @classmethod
     def compile(
-        cls, groups: Sequence[Group], schedule: Curve, horizon: Horizon, settings: Mapping[str, Any] | None = None
+        cls,
+        groups: Sequence[Group],
+        schedule: Curve,
+        horizon: Horizon,
+        settings: Mapping[str, Any] | None = None,
+        scalars: Sequence[PlanScalar] = (),
     ) -> Plan:
         """Compile the plan of a run whose `groups` follow `schedule`, or their own schedules if they have one.
 
@@ -40,6 +47,7 @@ class Plan(PlanBase):
             schedule: multiplier of every group's peak LR.
             horizon: how long the run is.
             settings: of the optimizer, as in its config, with its defaults; `schedule.also` is relative to them.
+            scalars: further numbers that are scheduled over the run.
 
         Raises:
             ConfigError: a schedule that cannot be converted to steps of this horizon, a floor above the peak LR of a
@@ -64,9 +72,11 @@ class Plan(PlanBase):
             )
             for group, curve, moved in zip(groups, curves, also, strict=True)
         ]
-        plan = cls(tuple(planned), horizon)
+        plan = cls(tuple(planned), horizon, tuple(scalars))
         every = [*(curve for curve, _ in plan.curves), *(setting.curve for setting, _ in plan.scheduled_settings)]
-        if problems := [problem for curve in every for problem in _uncountable(curve, horizon)]:
+        problems = [problem for curve in every for problem in _uncountable(curve, horizon)]
+        problems += [problem for one in scalars for problem in _uncountable(one.curve, horizon, one.key)]
+        if problems:
             raise ConfigError(problems)
         return plan
 
@@ -82,8 +92,7 @@ class Plan(PlanBase):
         Raises:
             ConfigError: the data describe no plan; lists every problem.
         """
-        groups, horizon = groups_and_horizon(data, resolve)
-        return cls(tuple(groups), horizon)
+        return cls(*parts_of(data, resolve))
 
     def check(self) -> list[Check]:
         """Check the LRs before the run: peak, floor, jumps, warmup, trained groups."""
@@ -116,10 +125,10 @@ class Plan(PlanBase):
         return PlanDiff(against, self)
 
 
-def _uncountable(curve: Curve, horizon: Horizon) -> list[Problem]:
+def _uncountable(curve: Curve, horizon: Horizon, key: str | None = None) -> list[Problem]:
     """Return why the curve cannot be evaluated on this horizon, such as an epoch of unknown length."""
     try:
         curve(0, horizon)
     except ValueError as error:
-        return curve.check(horizon) or [Problem(curve.key, str(error))]
+        return curve.check(horizon, key) or [Problem(key or curve.key, str(error))]
     return []

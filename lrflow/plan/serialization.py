@@ -17,6 +17,7 @@ from lrflow.files import write_whole
 from lrflow.limits import is_number, is_whole
 from lrflow.plan.checks import check
 from lrflow.plan.figure import plot
+from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.table import landmarks, sample_steps, setting_columns
 from lrflow.plan.values import VERSION, PlanBase, PlanGroup, PlanSetting, plain_number
 from lrflow.schedules import Curve, Horizon
@@ -25,8 +26,10 @@ from lrflow.schedules.serialization import ResolveClass, from_spec
 ROWS = 10_000  # most rows of the CSV file; longer runs are sampled evenly
 
 
-def groups_and_horizon(data: Mapping[str, Any], resolve: ResolveClass | None = None) -> tuple[list[PlanGroup], Horizon]:
-    """Return the groups and the horizon that `PlanBase.to_dict` described.
+def parts_of(
+    data: Mapping[str, Any], resolve: ResolveClass | None = None
+) -> tuple[tuple[PlanGroup, ...], Horizon, tuple[PlanScalar, ...]]:
+    """Return the groups, the horizon and the scalars that `PlanBase.to_dict` described.
 
     Args:
         data: content of plan.json; other keys are ignored.
@@ -39,28 +42,35 @@ def groups_and_horizon(data: Mapping[str, Any], resolve: ResolveClass | None = N
         found = data.get("version") if isinstance(data, Mapping) else data
         raise ConfigError([Problem("plan.version", f"expected {VERSION}: not a plan of this lrflow", found)])
     problems: list[Problem] = []
-    given = data.get("groups", [])
-    if not isinstance(given, list):
-        problems.append(Problem("plan.groups", "expected a list", given))
-        given = []
-    groups = [_group(group, f"plan.groups[{i}]", resolve, problems) for i, group in enumerate(given)]
+    listed = {name: data.get(name, []) for name in ("groups", "scalars")}
+    for name, given in listed.items():
+        if not isinstance(given, list):
+            problems.append(Problem(f"plan.{name}", "expected a list", given))
+            listed[name] = []
+    groups = [_group(group, f"plan.groups[{i}]", resolve, problems) for i, group in enumerate(listed["groups"])]
+    scalars = [
+        _scalar(PlanScalar, scalar, f"plan.scalars[{i}]", resolve, problems)
+        for i, scalar in enumerate(listed["scalars"])
+    ]
     horizon = _make(Horizon, data.get("horizon"), "plan.horizon", problems)
     if not problems:
-        problems += [p for i, group in enumerate(groups) for p in _uncountable(group, horizon, f"plan.groups[{i}]")]
+        curves = [(f"scalars[{i}].curve", one.curve) for i, one in enumerate(scalars)]
+        for i, group in enumerate(groups):
+            curves.append((f"groups[{i}].schedule", group.schedule))
+            curves += [(f"groups[{i}].also.{one.name}", one.curve) for one in group.also]
+        problems += [problem for key, curve in curves for problem in _uncountable(curve, horizon, f"plan.{key}")]
     if problems:
         raise ConfigError(problems)
-    return groups, horizon
+    return tuple(groups), horizon, tuple(scalars)
 
 
-def _uncountable(group: PlanGroup, horizon: Horizon, key: str) -> list[Problem]:
-    """Return a problem for each curve of a group that cannot be evaluated on the horizon."""
-    problems = []
-    for curve, name in ((group.schedule, "schedule"), *((one.curve, f"also.{one.name}") for one in group.also)):
-        try:
-            curve(0, horizon)
-        except (ValueError, OverflowError) as error:
-            problems.append(Problem(f"{key}.{name}", str(error)))
-    return problems
+def _uncountable(curve: Curve, horizon: Horizon, key: str) -> list[Problem]:
+    """Return the problem of a curve that cannot be evaluated on the horizon."""
+    try:
+        curve(0, horizon)
+    except (ValueError, OverflowError) as error:
+        return [Problem(key, str(error))]
+    return []
 
 
 def _is_text(value: Any) -> bool:
@@ -80,6 +90,13 @@ _COUNT = (_is_count, "a whole number of at least 0")
 _CURVE = (lambda value: isinstance(value, Curve), "a schedule")
 _SWITCH = (lambda value: isinstance(value, bool), "true or false")
 _TEXT = (_is_text, "text")
+_MOVES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _TEXT,
+    "curve": _CURVE,
+    "low": _NUMBER,
+    "high": _NUMBER,
+    "inverse": _SWITCH,
+}
 _FIELDS: dict[type, dict[str, tuple[Callable[[Any], bool], str]]] = {
     PlanGroup: {
         "name": _TEXT, "lr": _NUMBER, "scale": _NUMBER, "weight_decay": (_or_none(is_number), "a number or null"),
@@ -88,9 +105,8 @@ _FIELDS: dict[type, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "also": (lambda value: isinstance(value, tuple), "a list"),
         "settings": (lambda value: isinstance(value, Mapping), "a mapping"),
     },
-    PlanSetting: {
-        "name": _TEXT, "setting": _TEXT, "curve": _CURVE, "low": _NUMBER, "high": _NUMBER, "inverse": _SWITCH,
-    },
+    PlanScalar: _MOVES,
+    PlanSetting: {**_MOVES, "setting": _TEXT},
     Horizon: {},
 }  # fmt: skip
 """By class: a check of each field, and the words for its valid values; a horizon checks its own."""
@@ -103,18 +119,20 @@ def _group(data: Any, key: str, resolve: ResolveClass | None, problems: list[Pro
         except ConfigError as error:
             problems += error.problems
     if isinstance(data, Mapping) and isinstance(data.get("also"), list):
-        moved = [_setting(each, f"{key}.also[{i}]", resolve, problems) for i, each in enumerate(data["also"])]
+        moved = [
+            _scalar(PlanSetting, each, f"{key}.also[{i}]", resolve, problems) for i, each in enumerate(data["also"])
+        ]
         data = {**data, "also": tuple(moved)}
     return _make(PlanGroup, data, key, problems)
 
 
-def _setting(data: Any, key: str, resolve: ResolveClass | None, problems: list[Problem]) -> Any:
+def _scalar(kind: type, data: Any, key: str, resolve: ResolveClass | None, problems: list[Problem]) -> Any:
     if isinstance(data, Mapping) and "curve" in data:
         try:
             data = {**data, "curve": from_spec(data["curve"], f"{key}.curve", resolve)}
         except ConfigError as error:
             problems += error.problems
-    return _make(PlanSetting, data, key, problems)
+    return _make(kind, data, key, problems)
 
 
 def _make(kind: type, data: Any, key: str, problems: list[Problem]) -> Any:
@@ -155,16 +173,17 @@ def write_files(plan: PlanBase, folder: Path, extra: Mapping[str, Any], picture:
 
 
 def write_csv(plan: PlanBase, path: Path) -> Path:
-    """Write one row per step with the LR of every trainable group, then the scheduled settings as `momentum/GROUP`.
+    """Write one row per step: the LR of every trainable group, the settings as `momentum/GROUP`, then `scalar/NAME`.
 
     The floats read back exactly.
     """
     rates, moving = plan.lr(steps := sample_steps(plan, ROWS)), setting_columns(plan)
     values = {name: plan.setting(name, steps) for name in plan.also}
-    rates = np.column_stack([rates, *(values[name][:, column] for name, column, _ in moving)])
+    settings = (values[name][:, column] for name, column, _ in moving)
+    rates = np.column_stack([rates, *settings, plan.scalar_values(steps)])
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(["step", *plan.names, *(title for _, _, title in moving)])
+    table.writerow(["step", *plan.names, *(title for _, _, title in moving), *(one.column for one in plan.scalars)])
     table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
     return write_whole(path, text.getvalue())
 
@@ -178,6 +197,7 @@ def write_json(plan: PlanBase, path: Path, extra: Mapping[str, Any] | None = Non
         "landmarks": [
             {"step": step, "why": why, "lr": dict(zip(plan.names, plan.lr(step).tolist(), strict=True))}
             | {title: float(plan.setting(name, step)[column]) for name, column, title in setting_columns(plan)}
+            | {one.column: float(one(step, plan.horizon)) for one in plan.scalars}
             for step, why in marks.items()
         ],
         "checks": [asdict(one) for one in check(plan)],

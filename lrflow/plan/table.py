@@ -17,9 +17,11 @@ from rich.text import Text
 
 from lrflow.display import Grid
 from lrflow.plan.checks import check
+from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.values import PlanBase, PlanSetting
 from lrflow.schedules import Continued, Curve, Duration, FrozenAfter, Horizon, OwnSteps, Schedule, Unfreezing
 from lrflow.schedules.levels import AbsoluteLR
+from lrflow.schedules.part import PartOfRun
 from lrflow.schedules.serialization import to_spec
 from lrflow.wording import counted, joined, number
 
@@ -84,10 +86,11 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
         for index in indices:
             before, after = schedule([jumps[index] - 1, jumps[index]], plan.horizon)
             add(jumps[index], "drop" if after < before else "jump")
-    for setting, _ in plan.scheduled_settings:
+    for setting in (*(setting for setting, _ in plan.scheduled_settings), *plan.scalars):
         phase = setting.curve.phase(plan.horizon)
-        add(phase.start, f"warmup of {setting.name} ends")
-        add(phase.stop, f"cooldown of {setting.name} starts")
+        is_part = isinstance(setting.curve, PartOfRun)
+        add(phase.start, f"{setting.name} begins" if is_part else f"warmup of {setting.name} ends")
+        add(phase.stop, f"{setting.name} ends" if is_part else f"cooldown of {setting.name} starts")
         for jump in setting.curve.jumps(plan.horizon)[:MAX_JUMPS]:
             add(jump, f"jump of {setting.name}")
     for quarter in (25, 50, 75):
@@ -156,6 +159,9 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
         return f"frozen for {schedule.at}{warmup}, then {describe(schedule.schedule)}"
     if isinstance(schedule, FrozenAfter):
         return f"{describe(schedule.schedule, horizon)}; frozen after {schedule.at}"
+    if isinstance(schedule, PartOfRun):
+        start = f" from {schedule.start}" if schedule.start.value else ""
+        return f"{describe(schedule.schedule)}{start}" + (f" over {schedule.over}" if schedule.over else "")
     if isinstance(schedule, OwnSteps):
         own = None if horizon is None else horizon.of_every(schedule.every)
         return f"{describe(schedule.schedule, own)}; one step at every {schedule.every} of the run"
@@ -184,6 +190,19 @@ def describe_setting(setting: PlanSetting, lr: Sequence[Curve] = ()) -> str:
     curve = "the LR" if setting.curve in lr else describe(setting.curve)
     along = "inverse to " if setting.inverse else "as " if setting.curve in lr else ""
     return f"{number(setting.low)} to {number(setting.high)}, {along}{curve}"
+
+
+def describe_scalar(scalar: PlanScalar, horizon: Horizon) -> str:
+    """Describe a scalar in a few words, as it was declared: `0.2 to 0, linear`.
+
+    Args:
+        scalar: the scalar.
+        horizon: of the run.
+    """
+    first, other = scalar.ends(horizon)
+    if first == other:
+        return f"{number(first)} throughout"
+    return f"{number(first)} to {number(other)}, {describe(scalar.curve, horizon)}"
 
 
 def setting_lines(plan: PlanBase) -> list[tuple[str, str, int]]:
@@ -257,6 +276,8 @@ def _head(plan: PlanBase) -> Grid:
         of_groups = "" if len(names) == len(plan.names) else f" ({joined(names)})"
         how = describe_setting(setting, [plan.trainable[column].schedule for column in columns])
         table.row(Text("also", "bold"), f"{setting.title} {how}{of_groups}")
+    for scalar in plan.scalars:
+        table.row(Text("scalar", "bold"), f"{scalar.name} {describe_scalar(scalar, plan.horizon)}")
     return table
 
 
@@ -305,6 +326,8 @@ def _rates(plan: PlanBase, width: int) -> Iterator[Grid | Text]:
     for name, label, column in setting_lines(plan):
         labels.append(label)
         rates = np.column_stack([rates, plan.setting(name, list(marks))[:, column]])
+    labels += [scalar.name for scalar in plan.scalars]
+    rates = np.column_stack([rates, plan.scalar_values(list(marks))])
     epochs = plan.horizon.steps_per_epoch
     needed = sum(max(NUMBER, *(len(word) + 2 for word in label.split())) for label in labels)
     if needed <= width - 40:

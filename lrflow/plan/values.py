@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.schedules import Continued, Curve, Horizon, Schedule, ScheduledSetting
-from lrflow.schedules._arguments import prefix_keys
+from lrflow.plan.scalars import PlanScalar, values_of
+from lrflow.schedules import Curve, Horizon, ScheduledSetting
 from lrflow.schedules.curve import BETA, highest_settings, numeric_settings
 from lrflow.schedules.serialization import to_spec
 from lrflow.schedules.time import Floats, durations_in
@@ -26,46 +26,25 @@ CACHE_CHUNK = 1 << 14  # steps evaluated at once: the intermediate arrays of a s
 VERSION = 1  # of the layout of `PlanBase.to_dict`
 
 
-@dataclass(frozen=True)
-class PlanSetting:
+@dataclass(frozen=True, kw_only=True)
+class PlanSetting(PlanScalar):
     """An optimizer setting of a group that is scheduled over the run.
 
     Args:
-        name: its name in `schedule.also`.
         setting: the optimizer's name of it: `momentum` is `beta1` if the optimizer has no momentum.
-        curve: from step to a fraction of the way from `low` to `high`.
-        low: value where the curve is 0.
-        high: value where the curve is 1.
-        inverse: whether `low` and `high` are exchanged.
     """
 
-    name: str
     setting: str
-    curve: Curve
-    low: float
-    high: float
-    inverse: bool = False
 
-    def __call__(self, step: npt.ArrayLike, horizon: Horizon) -> Floats:
-        """Return the values at `step`, float64 of the same shape; never outside [low, high]."""
-        way = self.curve(step, horizon)
-        if self.inverse:
-            way = 1.0 - way
-        return np.clip(self.low * (1.0 - way) + self.high * way, self.low, self.high)
-
-    def check(self, horizon: Horizon) -> list[Problem]:
-        """Return the problems of the durations of its curve; those of a resumed run are reported for the LR only."""
-        curve = self.curve
-        while isinstance(curve, Continued):
-            horizon = horizon if curve.how == "rescale" else curve.before
-            curve = curve.schedule
-        found = curve.duration_problems(horizon) if isinstance(curve, Schedule) else []
-        return prefix_keys(f"schedule.also.{self.name}", found)
+    @property
+    def key(self) -> str:
+        """Its key in the config."""
+        return f"schedule.also.{self.name}"
 
     @property
     def title(self) -> str:
         """Its name, followed by the optimizer's name of it if that differs."""
-        name = self.name.replace("_", " ")
+        name = super().title
         return name if self.name == self.setting else f"{name} ({self.setting})"
 
 
@@ -109,10 +88,12 @@ class PlanBase:
     Args:
         groups: all groups of the model, frozen ones too.
         horizon: how long the run is, in optimizer steps.
+        scalars: further numbers that are scheduled over the run, for the module to read.
     """
 
     groups: tuple[PlanGroup, ...]
     horizon: Horizon
+    scalars: tuple[PlanScalar, ...] = ()
 
     @cached_property
     def trainable(self) -> tuple[PlanGroup, ...]:
@@ -167,6 +148,7 @@ class PlanBase:
     def in_samples(self) -> bool:
         """Whether any duration is in samples, so that the LR depends on the samples per step."""
         curves = [(group.schedule, *(setting.curve for setting in group.also)) for group in self.groups]
+        curves.append(tuple(scalar.curve for scalar in self.scalars))
         return any(duration.unit == "samples" for duration in durations_in(curves))
 
     @cached_property
@@ -199,6 +181,14 @@ class PlanBase:
                 values[:, columns] = setting(steps, self.horizon)[:, None]
         return values if np.ndim(step) else values[0]
 
+    def scalar_values(self, step: npt.ArrayLike) -> Floats:
+        """Return the planned values of the scalars at `step`.
+
+        Returns:
+            float64 [scalars] for a scalar, [n, scalars] for an array, columns as in `scalars`.
+        """
+        return values_of(self.scalars, step, self.horizon)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hex; equal plans have equal fingerprints on every machine."""
@@ -217,6 +207,7 @@ class PlanBase:
             "version": VERSION,
             "horizon": horizon,
             "groups": [_described(group, complete) for group in self.groups],
+            **({"scalars": [_scalar(scalar) for scalar in self.scalars]} if self.scalars else {}),
         }
 
 
@@ -281,7 +272,7 @@ def compile_settings(
             reference = usual[setting] or own[setting]
             ratio = own[setting] / reference
             high = reference if entry.high is None else entry.high
-            planned = PlanSetting(entry.name, setting, curve, entry.low * ratio, high * ratio, entry.inverse)
+            planned = PlanSetting(entry.name, curve, entry.low * ratio, high * ratio, entry.inverse, setting=setting)
             if other := next((one for one in moved[index] if one.setting == setting), None):
                 problems.append(Problem(key, f"is {setting}, which {other.name} schedules already"))
             elif BETA.fullmatch(setting) and planned.high >= 1:
@@ -326,6 +317,10 @@ def plain_number(value: object) -> object:
     raise TypeError(f"{value!r} is no plain data")
 
 
+def _scalar(scalar: PlanScalar) -> dict[str, Any]:
+    return vars(scalar) | {"curve": to_spec(scalar.curve)}
+
+
 def _described(group: PlanGroup, complete: bool) -> dict[str, Any]:
     described = {one.name: getattr(group, one.name) for one in fields(group)}
     if group.depth is None or not complete:
@@ -336,5 +331,5 @@ def _described(group: PlanGroup, complete: bool) -> dict[str, Any]:
         del described["route"]  # plans without routes keep the fingerprints from before routes existed
     del described["also"]
     if group.also:
-        described["also"] = [vars(setting) | {"curve": to_spec(setting.curve)} for setting in group.also]
+        described["also"] = [_scalar(setting) for setting in group.also]
     return described | {"schedule": to_spec(group.schedule)}

@@ -31,6 +31,7 @@ from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
 if TYPE_CHECKING:
     from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
     from lrflow.schedules.freezing import FrozenAfter, Unfreezing
+    from lrflow.schedules.part import PartOfRun
     from lrflow.schedules.pieces import Function, Piece, Piecewise, Product
     from lrflow.schedules.tabulated import Tabulated
     from lrflow.schedules.wrappers import Continued, OfModule, OwnSteps
@@ -57,6 +58,7 @@ __all__ = [
     "OfModule",
     "OneCycle",
     "OwnSteps",
+    "PartOfRun",
     "Phase",
     "Piece",
     "Piecewise",
@@ -77,6 +79,7 @@ __all__ = [
 __getattr__ = lazily(__name__, {
     "Cyclical": "cycles", "OneCycle": "cycles", "WarmRestarts": "cycles",
     "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces", "Product": "pieces",
+    "PartOfRun": "part",
     "Tabulated": "tabulated",
     "FrozenAfter": "freezing", "Unfreezing": "freezing",
     "Continued": "wrappers", "OfModule": "wrappers", "OwnSteps": "wrappers",

@@ -57,7 +57,7 @@ def run(config: Config) -> dict[str, Any]:
     if feedback := assemble.build_feedback(config):
         make_feedback_loop(feedback, plan.horizon)  # raises where the times of its validations are unknown
         console.print(f"feedback: {feedback.describe()}; {feedback.lr_range}", soft_wrap=True, highlight=False)
-    if averaging := averaging_of(config.average, plan.horizon):
+    if averaging := averaging_of(config.average, plan.horizon, config.moving_scalars):
         console.print(averaging.describe(), soft_wrap=True, highlight=False)
     for line in early_ends(config, plan.horizon):
         console.print(line, soft_wrap=True, highlight=False)
@@ -113,7 +113,7 @@ def _compiled(config: Config, report: Callable[[Any], None]) -> tuple[Config, Pl
     groups = assemble.build_groups(config, module, report=report, data=data, horizon=horizon)
     schedule = assemble.build_schedule(config)
     with check_intervals(config, horizon) if config.horizon.steps is None else nullcontext():
-        plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer))
+        plan = Plan.compile(groups, schedule, horizon, settings_of(config.optimizer), config.planned_scalars)
         assemble.check_plan(config, plan)
     report_advice(config, plan, horizon, report)
     return config, plan

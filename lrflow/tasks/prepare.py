@@ -206,6 +206,7 @@ def _planned(
         ConfigError: the plan or an interval does not fit the length of the run, or a resumed run.
     """
     schedule, settings = assemble.build_schedule(config), settings_of(config.optimizer)
+    scalars = config.planned_scalars
     feedback = assemble.build_feedback(config)
     horizon, branches = counted, tuple[Branch, ...]()
     if resumed:
@@ -213,10 +214,10 @@ def _planned(
         ends = config.trainer
         limits = (ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples)
         horizon = resumed.horizon(counted, *limits)
-        branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings)
+        branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings, scalars)
         check_same_length(config, counted, branches)
     length = length_without_cooldown(branches, horizon)
-    recompile = partial(compile_branched, groups, schedule, settings=settings)
+    recompile = partial(compile_branched, groups, schedule, settings=settings, scalars=scalars)
     with check_intervals(config, length):
         plan = recompile(horizon, branches)
         assemble.check_plan(config, plan)
@@ -245,7 +246,7 @@ def _report_plan(
         report(f"feedback: {feedback.describe()}; {feedback.lr_range}")
     elif resumed and resumed.feedback:
         report(resumed.feedback)
-    if averaging := averaging_of(config.average, planned.length):
+    if averaging := averaging_of(config.average, planned.length, config.moving_scalars):
         report(averaging.describe())
     report_advice(config, plan, planned.length, report)
 
@@ -357,6 +358,6 @@ def _callbacks(
     # gradients that are not finite, come before feedback and signals, which read them, and feedback before the signals,
     # which record the LR of a step. Those of the group `callbacks` come after all that measure, and before
     # the checkpoints, which hold their state after the step.
-    averaging = averaging_of(config.average, length)
+    averaging = averaging_of(config.average, length, config.moving_scalars)
     first = [UndisturbedByValidation(), EvaluationWeights(config.trainer.batch_norm_batches, config.seed, averaging)]
     return [*first, progress, *measuring, *monitors, *added, checkpoints]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ from lrflow.tasks.run_record import (
 from lrflow.training.interrupt import ended_together
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import branch_point, read_resumed
+from lrflow.training.scalars import planned_of
 from lrflow.training.trainer import Trainer
+from lrflow.wording import joined
 
 log = logging.getLogger("lrflow")
 
@@ -133,6 +135,8 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         with stops.deferred():
             trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None)
             stops.raise_if_requested()
+        if (planned := planned_of(module)) and planned.unread and not ready.ending and trainer.is_global_zero:
+            log.warning("nothing read %s: %s", *_unread(planned.unread))
         metrics, facts = _validated(trainer, module, data, resumed if ready.ending else None), dict(ready.facts)
         if used := run_test(config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
@@ -147,6 +151,12 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         conclude(folder, ended, loggers, **facts)
         print_outcome(console, config, folder, ended, facts)
     return ended
+
+
+def _unread(names: Sequence[str]) -> tuple[str, str]:
+    """Return the keys of scalars that nothing has read, and what reads one."""
+    keys = joined([f"scalars.{name}" for name in names], 7)
+    return keys, f'self.planned("{names[0]}") in the module does, or sets names an attribute'
 
 
 def _validated(

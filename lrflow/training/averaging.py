@@ -41,11 +41,16 @@ class WeightAverages:
         return self._entered
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Let the weights enter the averages if they do after this step, counted from 1."""
+    def update(self, step: int, decay: float | None = None) -> None:
+        """Let the weights enter the averages if they do after this step, counted from 1.
+
+        Args:
+            step: optimizer steps made so far.
+            decay: of `ema` at this step; None: that of all steps.
+        """
         if not self.averaging.enters(step):
             return
-        shares = self.averaging.shares(self._entered)
+        shares = self.averaging.shares(self._entered, decay)
         for average, share in zip(self._averages, shares, strict=True):
             if self._entered:
                 torch._foreach_lerp_(average, _alike(self._parameters, average), share)

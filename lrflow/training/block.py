@@ -32,7 +32,8 @@ class Block:
         actual: the LR the optimizer used; [n, groups], float64.
         estimate: the factor of the LR from an optimizer that has one, such as an estimate of the LR, NaN for groups of
             other optimizers; [n, groups], float64. None if no optimizer has one.
-        settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`; [n], float64.
+        settings: other scheduled settings as the optimizer used them, by name such as `momentum/head`, and scalars of
+            the plan; [n], float64.
         norms: norms of each group at some of the steps; None: they are not measured.
         noise: estimates of the gradient noise at some of the steps; None: there are none.
         machine: what these steps took of the machine, by column (see `machine_use`); empty: it is not measured.

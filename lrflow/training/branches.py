@@ -9,6 +9,7 @@ from typing import Any
 
 from lrflow.layers import Group
 from lrflow.plan import Plan
+from lrflow.plan.scalars import PlanScalar
 from lrflow.schedules import Continued, Curve, Horizon
 from lrflow.schedules.wrappers import ContinueMode
 
@@ -75,8 +76,12 @@ def compile_branched(
     horizon: Horizon,
     branches: Sequence[Branch],
     settings: Mapping[str, Any] | None = None,
+    scalars: Sequence[PlanScalar] = (),
 ) -> Plan:
-    """Compile the plan of a run: the configured schedules, continued at each of its branches."""
+    """Compile the plan of a run: the configured schedules, continued at each of its branches.
+
+    A cooldown is of the LR only: a scalar then follows the rest of its own curve.
+    """
     # Freezing is part of the continued curve, so that a new horizon does not freeze a group that has trained.
     own = [
         replace(group, schedule=continued(group.curve(schedule), branches), unfreeze=None, freeze_after=None, every=1)
@@ -84,7 +89,9 @@ def compile_branched(
         else group
         for group in groups
     ]
-    return Plan.compile(own, continued(schedule, branches), horizon, settings)
+    rest = [replace(branch, how="extend") if branch.how == "decay_now" else branch for branch in branches]
+    moved = [replace(scalar, curve=continued(scalar.curve, rest)) for scalar in scalars]
+    return Plan.compile(own, continued(schedule, branches), horizon, settings, moved)
 
 
 def continued(schedule: Curve, branches: Sequence[Branch]) -> Curve:

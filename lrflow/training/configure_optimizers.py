@@ -16,6 +16,7 @@ from lrflow.optimizers.traits import IMPLEMENTATION
 from lrflow.plan import Plan, PlanScheduler
 from lrflow.training.manual_optimization import ManualOptimizers
 from lrflow.training.parameters import check_coverage
+from lrflow.training.scalars import planned_of
 
 _WRITTEN = ("lr", "weight_decay", "name", "members", "route", "every", "settings")
 """Keys that lrflow writes into every parameter group. The plan sets the value of `lr`; its type is kept here."""
@@ -86,6 +87,8 @@ def supply_optimizer(
             for member in parts:
                 compile_step(member)
         scheduler = PlanScheduler(optimizer, plan)
+        if planned := planned_of(module):
+            planned.follow(scheduler)
         if not automatic:
             ManualOptimizers.supply(module, optimizer, every, [None, *(routes or ())])
             return {"optimizer": optimizer, "lr_scheduler": scheduler}

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
+from lrflow.plan import PlanScheduler
 from lrflow.plan.averaging import Averaging
 from lrflow.training.averaging import WeightAverages
 from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
@@ -118,7 +119,17 @@ class EvaluationWeights(Callback):
         """Let the weights after an optimizer step enter the averages."""
         if self._averages and trainer.global_step != self._step:
             self._step = trainer.global_step
-            self._averages.update(self._step)
+            self._averages.update(self._step, self._decay(trainer))
+
+    def _decay(self, trainer: pl.Trainer) -> float | None:
+        """Return the decay of the average at the step that was made last, if a scalar of the plan sets it."""
+        name = self._averaging.scalar if self._averaging else None
+        if name is None:
+            return None
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, PlanScheduler)
+        plan = scheduler.plan
+        return next(float(one(self._step - 1, plan.horizon)) for one in plan.scalars if one.name == name)
 
     @property
     def _differs(self) -> bool:

@@ -43,6 +43,11 @@ class Criterion(nn.Module):
             for name, buffer in [*part.named_buffers(recurse=False)]:
                 part.register_buffer(name, buffer, persistent=False)
 
+    def keep_unsmoothed(self) -> None:
+        """Compute the loss over a set without label smoothing, also if the smoothing is 0 as yet."""
+        if self._unsmoothed is None:
+            self._unsmoothed = _of_torch(self.chosen)
+
     @classmethod
     def named(cls, name: str) -> Criterion:
         """Return a loss of `lrflow.objectives.LOSSES` by its name."""

@@ -39,8 +39,8 @@ class ModulePlan(Plan):
         settings: the optimizer's settings.
     """
 
-    make_optimizer: MakeOptimizer = field(compare=False, repr=False)
-    settings: Mapping[str, Any] = field(compare=False, repr=False)
+    make_optimizer: MakeOptimizer = field(compare=False, repr=False, kw_only=True)
+    settings: Mapping[str, Any] = field(compare=False, repr=False, kw_only=True)
 
     def build(self, device: torch.device | str | None = None) -> tuple[torch.optim.Optimizer, PlanScheduler]:
         """Return the module's optimizer, and its scheduler: `step()` it after each step of the optimizer.
@@ -100,7 +100,7 @@ def plan_module(
     plan = Plan.compile(groups, curve, horizon, node)
     if problems := [problem for one, _ in plan.curves for problem in one.check(horizon)]:
         raise ConfigError(problems)
-    return ModulePlan(plan.groups, horizon, make, node)
+    return ModulePlan(plan.groups, horizon, make_optimizer=make, settings=node)
 
 
 def _build(

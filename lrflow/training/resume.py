@@ -14,6 +14,7 @@ from lrflow.config.restart import IGNORED_KEYS
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
+from lrflow.plan.scalars import PlanScalar
 from lrflow.runs import BEST, RunFolder, step_of
 from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.curve import BETA
@@ -301,6 +302,7 @@ class Resumed:
         groups: Sequence[Group],
         schedule: Curve,
         settings: Mapping[str, Any] | None = None,
+        scalars: Sequence[PlanScalar] = (),
     ) -> tuple[Branch, ...]:
         """Return the run's branches, with a new one if the run now has another length.
 
@@ -311,6 +313,7 @@ class Resumed:
             groups: parameter groups of the model.
             schedule: the configured schedule.
             settings: optimizer settings, as in `Plan.compile`.
+            scalars: the configured scalars.
 
         Raises:
             ConfigError: the length changed and nothing was chosen, with the LR of each choice; or `branch` was chosen
@@ -318,11 +321,11 @@ class Resumed:
         """
         if how == "branch":
             if problems := check_same_past(
-                self.plan, compile_branched(groups, schedule, horizon, (), settings), self.step
+                self.plan, compile_branched(groups, schedule, horizon, (), settings, scalars), self.step
             ):
                 raise ConfigError(problems)
             return ()
-        if self._as_long_as(horizon, [group.curve(schedule) for group in groups]):
+        if self._as_long_as(horizon, [*(group.curve(schedule) for group in groups), *(one.curve for one in scalars)]):
             return self.branches
         if self.step >= horizon.steps:
             message = f"the checkpoint is at step {self.step}, and the run now ends at {horizon.steps}"

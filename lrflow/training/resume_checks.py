@@ -98,6 +98,11 @@ def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:
     steps = np.arange(step)
     if before.names != now.names or before.also != now.also:
         return [Problem("resume.horizon", "the run had other groups, so it is not the beginning of this one", "branch")]
+    if [one.name for one in before.scalars] != [one.name for one in now.scalars] or (
+        before.scalar_values(steps) != now.scalar_values(steps)
+    ).any():
+        message = f"up to step {step} the run had other scalars than a run of {counted(now.horizon.steps, 'step')} has"
+        return [Problem("resume.horizon", message, "branch", "resume with rescale, or with the run's own scalars")]
     differ = (before.lr(steps) != now.lr(steps)).any(0)
     for name in before.also:
         differ |= ~np.isclose(before.setting(name, steps), now.setting(name, steps), 0.0, 0.0, equal_nan=True).all(0)

@@ -38,8 +38,9 @@ class Signals(Callback, FollowsPlan):
     `on_block` of callbacks that have one, such as each `Monitor`. The loggers get one row per step: `train/loss`,
     `train/grad_norm`, `train/step_time`, for each group `lr/NAME` (used by the optimizer) and `lr_planned/NAME`, and
     with a guard `clip/factor`. Other scheduled settings are logged as `momentum/NAME`, `weight_decay/NAME` and the
-    like. If the optimizer multiplies the LR by a factor of its own (the estimate of Prodigy and D-adaptation, SPAM's
-    warmup after a reset), the factor is `lr_estimate/NAME`, and its product with the LR `lr_effective/NAME`.
+    like, and scalars as `scalar/NAME`. If the optimizer multiplies the LR by a factor of its own (the estimate of
+    Prodigy and D-adaptation, SPAM's warmup after a reset), the factor is `lr_estimate/NAME`, and its product with the
+    LR `lr_effective/NAME`.
 
     Args:
         plan: the plan of the run.
@@ -67,6 +68,7 @@ class Signals(Callback, FollowsPlan):
         self._always += ["clip/factor"] if guard else []
         self._scheduled = setting_columns(plan)
         self._always += [title for _, _, title in self._scheduled]
+        self._always += [scalar.column for scalar in plan.scalars]
         self._columns = self._always
         self._every = min(every, plan.horizon.steps)  # rows of the buffer
         self._count = 0
@@ -327,7 +329,7 @@ class Signals(Callback, FollowsPlan):
             planned=self._plan.lr(steps),
             actual=used[:, self._group_indices],
             estimate=self._take_estimates(),
-            settings=self._take_settings(),
+            settings=self._take_settings() | {one.column: one(steps, self._plan.horizon) for one in self._plan.scalars},
             data_seconds=np.array(self._data_seconds) if self._machine else None,
             norms=self._meter.take()[0] if self._meter else None,
             noise=self._noise.take(values[:, 2], values[:, 1]) if self._noise else None,

@@ -34,8 +34,13 @@ _LIBRARIES = {"torch", "torchmetrics", "pytorch_lightning", "lightning", "lightn
 _WITH_CACHES = {"transformers", "peft", "timm"}  # thousands of globals, none of which a training depends on
 _MODULE_ATTRIBUTES = {*vars(nn.Module()), "_compiled_call_impl"}
 _DEFINITIONS = (type, ModuleType, BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, property)
-FRAMEWORK_ATTRIBUTES = {*vars(pl.LightningModule()), "_trainer", "_fabric", "_current_fx_name", "_compiled_call_impl"}
-"""Attributes that torch and Lightning set on every module."""
+PLANNED = "planned"
+"""The attribute of a module by which it reads the scalars of the plan."""
+
+FRAMEWORK_ATTRIBUTES = {
+    *vars(pl.LightningModule()), "_trainer", "_fabric", "_current_fx_name", "_compiled_call_impl", PLANNED
+}  # fmt: skip
+"""Attributes that torch, Lightning and lrflow set on every module."""
 NOT_STATE = (pl.Trainer, pl.LightningDataModule, Callback, Logger, Optimizer, Dataset, DataLoader)
 """Classes of objects that a module may refer to but that are not part of its state."""
 _WATCHED_BATCHES = 2
@@ -144,9 +149,11 @@ class UnsavedStateCheck:
 def _state(module: pl.LightningModule) -> dict[str, str]:
     """Return digests of the Python state of a user's modules that is in no checkpoint, if it can be compared."""
     digests = dict(shared_state_digests(module))
-    names = _names_by_id(module)
+    names, sets = _names_by_id(module), getattr(vars(module).get(PLANNED), "sets", lambda *_: False)
     for path, one in module.named_modules():
         for name, value in _plain(one):
+            if sets(one, name):  # the plan has its value at each step
+                continue
             full = f"{path}.{name}" if path else name
             try:
                 digests[full.replace("_orig_mod.", "")] = digest(value, names, full)
@@ -183,7 +190,7 @@ def attribute_digests(network: nn.Module) -> dict[str, str]:
         prefix = f"{path}." if path else ""
         digests[f"{prefix}training"] = str(module.training)
         for name, value in vars(module).items():
-            if name not in _MODULE_ATTRIBUTES:
+            if name not in _MODULE_ATTRIBUTES and name != PLANNED:
                 digests[prefix + name] = digest(value, names, prefix + name)
     return digests
 

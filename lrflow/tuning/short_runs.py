@@ -124,7 +124,14 @@ def short_plan(config: Config, groups: Sequence[Group], lr: float, whole: Horizo
     scaled = [replace(group, lr=group.lr * (lr / config.optimizer.lr)) for group in groups]
     branch = Branch(0, whole, "extend")  # stretches the schedule from its first step on
     horizon = Horizon(steps, whole.steps_per_epoch)
-    return compile_branched(scaled, assemble.build_schedule(config), horizon, [branch], settings_of(config.optimizer))
+    return compile_branched(
+        scaled,
+        assemble.build_schedule(config),
+        horizon,
+        [branch],
+        settings_of(config.optimizer),
+        config.planned_scalars,
+    )
 
 
 def whole_horizon(config: Config, folder: Path) -> Horizon:

@@ -59,6 +59,7 @@ def ineligible_because(config: Config) -> str | None:
         "several best checkpoints are kept": trainer.checkpoint.best > 1,
         "trainer.channels_last applies to the images of one model": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
+        "scalars are read by one module at a time": bool(config.moving_scalars),
         "it is distributed": trainer.beyond_one_process() is not None,
         "W&B logs one run at a time per process": config.logger.wandb is not None,
         "Comet logs one run at a time per process": config.logger.comet is not None,

@@ -136,6 +136,16 @@ class Agent(pl.LightningModule):
     Logs `val/return` and `val/return_std`, the same under `test/`, and saves `episode.gif` in the test.
     """
 
+    def planned(self, name: str, default: float | None = None) -> float:
+        """Return a scalar of the plan for the current step; in a run, lrflow puts its own in the place of this method.
+
+        Raises:
+            LookupError: there is no run, and no default is given.
+        """
+        if default is None:
+            raise LookupError(f"scalars.{name} has a value only in a run")
+        return default
+
     def policy(self, observations: np.ndarray) -> np.ndarray:
         """Return the actions to evaluate, for observations [n, size] of float32."""
         raise NotImplementedError

@@ -52,8 +52,7 @@ def q_loss(
 class DQN(Agent):
     """A Q-network `q` and its `target`, which is copied from it every `target_every` optimizer steps.
 
-    Explores by random actions, whose share falls with the number of environment steps. Logs `train/return` and
-    `train/epsilon` once per epoch.
+    Explores by random actions, whose share is `scalars.epsilon` of the plan. Logs `train/return` once per epoch.
 
     Args:
         env_id: environment, which determines the sizes of observations and actions.
@@ -63,9 +62,6 @@ class DQN(Agent):
         target_every: optimizer steps between updates of the target.
         double: True: double DQN, the network itself chooses the next action and the target values it.
         error: `huber` or `mse`.
-        epsilon_start: initial share of random actions.
-        epsilon_end: final share of random actions.
-        epsilon_steps: environment steps over which the share falls linearly from start to end.
 
     Raises:
         ConfigError: the actions of the environment are not discrete, or an option is out of range.
@@ -80,9 +76,6 @@ class DQN(Agent):
         target_every: int = 128,
         double: bool = False,
         error: str = "huber",
-        epsilon_start: float = 1.0,
-        epsilon_end: float = 0.05,
-        epsilon_steps: int = 10_000,
     ) -> None:
         super().__init__()
         observations, actions = spaces(env_id, env_options)
@@ -93,12 +86,10 @@ class DQN(Agent):
             )
         if error not in ERRORS:
             problems.append(Problem("model.error", "expected huber or mse", error, did_you_mean(error, ERRORS)))
-        for name, count in {"target_every": target_every, "epsilon_steps": epsilon_steps}.items():
-            if count < 1:
-                problems.append(Problem(f"model.{name}", "expected a whole number, at least 1", count))
-        for name, share in {"gamma": gamma, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}.items():
-            if not 0 <= share <= 1:
-                problems.append(Problem(f"model.{name}", "expected a number from 0 to 1", share))
+        if target_every < 1:
+            problems.append(Problem("model.target_every", "expected a whole number, at least 1", target_every))
+        if not 0 <= gamma <= 1:
+            problems.append(Problem("model.gamma", "expected a number from 0 to 1", gamma))
         if problems:
             raise ConfigError(problems)
         assert isinstance(actions, gym.spaces.Discrete)
@@ -109,17 +100,11 @@ class DQN(Agent):
         self.target_every = target_every
         self.double_q = double
         self.error = error
-        self.epsilon_start, self.epsilon_end, self.epsilon_steps = epsilon_start, epsilon_end, epsilon_steps
-
-    def epsilon(self, steps: int) -> float:
-        """Return the share of random actions after `steps` environment steps."""
-        progress = min(1.0, steps / self.epsilon_steps)
-        return self.epsilon_start + progress * (self.epsilon_end - self.epsilon_start)
 
     def explore(self, observations: Tensor, steps: int, generator: torch.Generator) -> Tensor:
         """Return the best action per observation, or a random one instead; [environments]."""
         count = len(observations)
-        at_random = torch.rand(count, generator=generator) < self.epsilon(steps)
+        at_random = torch.rand(count, generator=generator) < self.planned("epsilon")
         chosen = torch.randint(self.actions, (count,), generator=generator)
         if not at_random.all():
             chosen = torch.where(at_random, chosen, self.q(observations.to(self.device)).argmax(1).cpu())
@@ -137,8 +122,7 @@ class DQN(Agent):
         return q_loss(self.q, self.target, batch, self.gamma, self.double_q, self.error)
 
     def on_train_epoch_end(self) -> None:
-        """Log exploration and return."""
+        """Log the return."""
         data: OffPolicyData = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.log("train/epsilon", self.epsilon(data.steps))
         if data.environments.returns:
             self.log("train/return", float(np.mean(data.environments.returns)))

@@ -30,10 +30,10 @@ class PPO(Agent):
         env_options: arguments of the environment.
         hidden: widths of the hidden layers of both actor and critic.
         log_std: initial log standard deviation of continuous actions.
-        clip: distance of the probability ratio from 1 beyond which its gradient is 0.
+        clip: distance of the probability ratio from 1 beyond which its gradient is 0, without `scalars.clip_range`.
         clip_value: distance of a value from that at collection beyond which its gradient is 0; None: no clipping.
         value_coefficient: weight of the squared error of the values.
-        entropy_coefficient: weight of the entropy bonus.
+        entropy_coefficient: weight of the entropy bonus, without `scalars.entropy_coefficient`.
         normalize_advantages: normalise to mean 0 and standard deviation 1 in each minibatch.
         normalize_observations: normalise by running statistics, which change between iterations.
         deterministic: evaluate with the most likely actions; False: with sampled actions, as in training.
@@ -95,10 +95,16 @@ class PPO(Agent):
         advantages = batch.advantages
         if self.normalize_advantages:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        policy_loss = clipped_surrogate(log_probs - batch.log_probs, advantages, self.clip)
+        policy_loss = clipped_surrogate(log_probs - batch.log_probs, advantages, self.clip_range)
         values = self.critic(batch.observations)[:, 0]
         value_loss = clipped_value_loss(values, batch.values, batch.returns, self.clip_value)
-        return policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy.mean()
+        bonus = self.planned("entropy_coefficient", self.entropy_coefficient) * entropy.mean()
+        return policy_loss + self.value_coefficient * value_loss - bonus
+
+    @property
+    def clip_range(self) -> float:
+        """The distance of the probability ratio from 1 at this step beyond which its gradient is 0."""
+        return self.planned("clip_range", self.clip)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """After the last update of an iteration, log the change of the policy."""
@@ -119,7 +125,7 @@ class PPO(Agent):
         return {
             "train/kl": (log_ratio.exp() - 1 - log_ratio).mean(),
             "train/entropy": entropy.mean(),
-            "train/clip_fraction": (log_ratio.expm1().abs() > self.clip).float().mean(),
+            "train/clip_fraction": (log_ratio.expm1().abs() > self.clip_range).float().mean(),
             "train/explained_variance": 1 - (rollout.returns - rollout.values).var() / rollout.returns.var(),
         }
 

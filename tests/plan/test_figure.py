@@ -101,7 +101,7 @@ def test_phases_are_named_where_there_is_room_and_all_groups_have_the_same(group
 
 @pytest.mark.parametrize("epoch", [None, 20])
 def test_labels_and_legends_lie_within_the_picture_and_not_on_each_other(group, epoch):
-    moved = PlanSetting("momentum", "momentum", Schedule(Cosine()), 0.85, 0.95)
+    moved = PlanSetting("momentum", Schedule(Cosine()), 0.85, 0.95, setting="momentum")
     named = [group(name, lr, COSINE, also=(moved,)) for name, lr in (("body.layers.0.weight", 0.123), ("head", 1e-5))]
     figure = draw(Plan(tuple(named), Horizon(123_000, epoch)))
     FigureCanvasAgg(figure).draw()

@@ -14,6 +14,7 @@ from lrflow.config.checks.layers import check_freezing, check_names, check_setti
 from lrflow.config.checks.loggers import check_loggers
 from lrflow.config.checks.metrics import check_feedback, check_limits, check_logged, is_plain, no_validation
 from lrflow.config.checks.nodes import check_targets
+from lrflow.config.checks.scalars import check_scalars
 from lrflow.config.checks.trainer import check_lightning
 from lrflow.config.config import Config
 from lrflow.config.debugging import check_debugging, makes_short_runs
@@ -112,6 +113,7 @@ def check_config(
     problems += process_problems(config) if sound("trainer.") and is_within_a_program() else []
     problems += check_facts(config) if sound("model", "data") else []
     problems += check_objective(config) if sound("model", "data") else []
+    problems += check_scalars(config, horizon) if sound("scalars", "model", "average", "trainer.compile") else []
     problems += check_health(config)
     problems += [*check_switched_off(content), *check_of_lightning(content), *check_lightning(content)]
     problems += check_fact_names(config.data)

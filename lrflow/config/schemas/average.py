@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.objects import NO_TIME, Section
+from lrflow.config.schemas.scalars import OF_AVERAGE, Scalar
 from lrflow.errors import ConfigError, Problem
 from lrflow.plan.averaging import WIDEST, Averaging
 from lrflow.schedules import Duration, Horizon
@@ -152,17 +154,21 @@ Average = Annotated[
 ]
 
 
-def averaging_of(average: Average, horizon: Horizon) -> Averaging | None:
+def averaging_of(average: Average, horizon: Horizon, scalars: Mapping[str, Scalar] | None = None) -> Averaging | None:
     """Return what is averaged in a run of this length; None: nothing.
 
     Args:
         average: content of the group.
         horizon: length of the run.
+        scalars: those of the run, one of which may set the decay.
 
     Raises:
         ConfigError: a duration does not fit into the run.
     """
-    return None if isinstance(average, NoAverage) else average.averaging(horizon)
+    if isinstance(average, NoAverage):
+        return None
+    moving = next((name for name, scalar in (scalars or {}).items() if OF_AVERAGE in scalar.targets), None)
+    return replace(average.averaging(horizon), scalar=moving)
 
 
 def check_average(average: Average, strategy: str, horizon: Horizon | None) -> list[Problem]:

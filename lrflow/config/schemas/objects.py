@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic_core import PydanticCustomError
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.token_facts import TokenFacts
+from lrflow.errors import did_you_mean
 from lrflow.limits import FROM
 from lrflow.schedules import Curve, Duration
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
@@ -131,7 +133,40 @@ class ShapeNode(Node):
     """A curve between warmup and cooldown: `_target_`, a `lrflow.schedules.Shape` or a function, and its arguments."""
 
 
-class ScheduledSetting(Section):
+SHAPES = {
+    name.lower(): f"lrflow.schedules.{name}" for name in ["Constant", "Linear", "Cosine", "Polynomial", "Rex", "Tanh"]
+}
+"""Targets of the shapes that can be given by name: they need no argument."""
+
+
+def _named_shape(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value in SHAPES:
+        return {"_target_": SHAPES[value]}
+    sentence = f"{', '.join(SHAPES)}, or a mapping with a _target_, such as lrflow.schedules.Step"
+    hint = did_you_mean(value, SHAPES)
+    raise PydanticCustomError(
+        "expected", "expected {sentence}", {"sentence": f"{sentence}; {hint}" if hint else sentence}
+    )
+
+
+class MovingValue(Section):
+    """The schedule of a value other than the LR."""
+
+    shape: Annotated[ShapeNode | None, f.BeforeValidator(_named_shape), f.Json({"enum": [*SHAPES]}, beside=True)] = None
+    """Curve of the value, by its name or as a node; None: the usual one."""
+    warmup: f.Time = NO_TIME
+    """Duration of the rise from the value at 0 to the start of the shape."""
+    warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
+    """Curve of the warmup."""
+    cooldown: f.Time = NO_TIME
+    """Duration of the final fall to the value at 0."""
+    cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
+    """Curve of the cooldown."""
+
+
+class ScheduledSetting(MovingValue):
     """An entry of `schedule.also`, the schedule of another setting; see `lrflow.schedules.ScheduledSetting`."""
 
     low: f.NotNegative = 0.0
@@ -142,18 +177,8 @@ class ScheduledSetting(Section):
     """Lower the setting as the curve rises."""
     optional: f.Switch = False
     """Ignore the entry if the optimizer lacks the setting."""
-    shape: ShapeNode | None = None
-    """Curve of the setting; None: constant, or the LR's schedule if no duration is given either."""
-    warmup: f.Time = NO_TIME
-    """Duration of the rise from low to the start of the shape."""
     warmup_start: f.PeakShare | None = 0.0
     """Fraction of the way from low to high at step 0."""
-    warmup_shape: Annotated[str, f.one_of(*WARMUPS)] = "linear"
-    """Curve of the warmup."""
-    cooldown: f.Time = NO_TIME
-    """Duration of the final fall to low."""
-    cooldown_shape: Annotated[str, f.one_of(*COOLDOWNS)] = "linear"
-    """Curve of the cooldown."""
 
 
 class Schedule(Node):
