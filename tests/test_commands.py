@@ -172,7 +172,8 @@ def prepared(words: list[str], place: Path) -> list[str]:
     checkpoint = next(run.glob("checkpoints/step-*.ckpt"))
     for pattern, meant in {
         r"\S*/step-\d+\.ckpt": f"{{key}}{checkpoint}",
-        r"outputs/(RUN|2026\S+)": f"{{key}}{run}",
+        r"outputs/(RUN|TRUNK|2026\S+)": f"{{key}}{run}",
+        r"\[outputs/TRUNK,outputs/BRANCH\]": f"{{key}}[{run},{run}]",
         r"from:outputs/RUN": f"{{key}}from:{run}",
         r"outputs/sweeps/STAMP": f"{{key}}{min(place.glob('outputs/sweeps/*'))}",
         r"s3://bucket/runs/RUN": f"{{key}}file://{run}",
