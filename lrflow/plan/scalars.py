@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from lrflow.errors import Problem
+from lrflow.imports import np
 from lrflow.schedules import Continued, Curve, Horizon, Schedule
 from lrflow.schedules._arguments import prefix_keys
 from lrflow.schedules.part import PartOfRun
 from lrflow.schedules.time import Floats
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 COLUMN = "scalar"
 """Kind of the columns with the scalars of a plan: `scalar/clip_range`."""
