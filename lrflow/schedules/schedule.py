@@ -340,10 +340,11 @@ class Schedule(Curve):
             elif self.shape_length is None or length:
                 phase = self._shape_phase(horizon)
         problems += prefix_keys("shape", self.shape.check(phase))
-        top = self._top(self._phase(horizon).start, self._hold(horizon), phase) if warmup and not problems else 1.0
-        if warmup and self.warmup_start and not problems and self.warmup_start > top:
-            message = f"is above {top:g}, where the shape starts"
-            problems.append(Problem("warmup_start", message, self.warmup_start))
+        if warmup and self.warmup_start and not problems:  # a curve is computed, which imports numpy
+            top = self._top(self._phase(horizon).start, self._hold(horizon), phase)
+            if self.warmup_start > top:
+                message = f"is above {top:g}, where the shape starts"
+                problems.append(Problem("warmup_start", message, self.warmup_start))
         return problems
 
     def _hold_problems(self, horizon: Horizon) -> list[Problem]:
