@@ -96,11 +96,16 @@ def test_every_error_has_an_entry_in_troubleshooting() -> None:
 def messages(folder: Path) -> set[str]:
     """Every text in the code of a folder, with [...] for what is filled in."""
     nodes = [node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
-    return {
-        "".join(part.value if isinstance(part, ast.Constant) else "[...]" for part in node.values)
-        for node in nodes
-        if isinstance(node, ast.JoinedStr)
-    }
+
+    def text(part: ast.expr) -> str:
+        match part:
+            case ast.Constant(str(constant)):
+                return constant
+            case ast.FormattedValue(ast.Call(ast.Name("counted"), [_, ast.Constant(str(unit))])):
+                return f"[...] {unit}s"
+        return "[...]"
+
+    return {"".join(map(text, node.values)) for node in nodes if isinstance(node, ast.JoinedStr)}
 
 
 def test_every_finding_has_an_entry_in_troubleshooting_with_its_message() -> None:

@@ -26,7 +26,7 @@ class Rule(Section):
     ndim: f.Numbers | None = None
     """Numbers of dimensions of the parameters."""
     select: Annotated[Any, f.some_of(*SELECTS)] | None = None
-    """Kinds of parameters: bias, norm, embedding, matrix."""
+    """Kinds of parameters: bias, norm, vector, embedding, matrix."""
     lr: f.GroupLR | None = None
     """Peak LR of the group, or a multiple of the run's peak LR, such as `10x`; None: the run's."""
     weight_decay: f.NotNegative | None = None

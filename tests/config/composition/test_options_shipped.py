@@ -16,13 +16,12 @@ from lrflow.config.checks import nodes
 from lrflow.config.composition.options import GROUPS, Catalogue, Option, shipped_nodes
 from lrflow.config.diagnostics import closest, names_of
 from lrflow.config.origins import read_yaml
-from lrflow.config.schemas import objects as schema
+from lrflow.config.schemas import layers as layers_schema
 from lrflow.config.schemas import run as run_schema
 from lrflow.config.signatures import parameters_in_source
 from lrflow.config.targets import CONTROLS, _parameters, check_arguments, locate
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
-from lrflow.layers.rules import SELECTS
 
 CATALOGUE = Catalogue()
 OPTIONS = [option for group in GROUPS for option in CATALOGUE.options(group).values()]
@@ -121,7 +120,10 @@ def test_no_other_argument_of_a_target_looks_like_a_typo() -> None:
 
 
 def test_a_rule_has_the_keys_of_the_class_that_takes_it() -> None:
-    assert set(names_of(schema.Rule)) == {field.name for field in fields(Rule)} - {"depth", "parameters"}  # of makers
+    assert set(names_of(layers_schema.Rule)) == {one.name for one in fields(Rule)} - {
+        "depth",
+        "parameters",
+    }  # of makers
 
 
 def test_options_of_trainer_set_only_keys_of_the_schema() -> None:
@@ -134,10 +136,6 @@ def test_the_default_trainer_sets_every_key_of_the_schema() -> None:
     said = read_yaml(CATALOGUE.options("trainer")["auto"].path)
     assert set(said) == set(names_of(run_schema.Trainer))
     assert set(said["checkpoint"]) == set(names_of(run_schema.Checkpoint))
-
-
-def test_the_schema_lists_every_value_of_select() -> None:
-    assert schema.SELECTS == SELECTS
 
 
 @pytest.mark.parametrize("name", ["optimizer/adamw", "recipe/cnn", "recipe/resnet/cpu", "fast/on/cnn"])
