@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import lrflow
-from lrflow.display import COLOURS, INK, plain_axes
+from lrflow.display import CURVES, INK, plain_axes
 from lrflow.finding import Finding, read_findings
 from lrflow.runs import RunFolder
 
@@ -33,7 +33,7 @@ BEGIN, END = "<!-- gallery: written by docs/health_gallery.py -->\n", "<!-- end 
 TIME = "train/step_time"
 """The column that holds the seconds of each step."""
 
-ILL, CURED = COLOURS[1], COLOURS[0]
+ILL, CURED = CURVES[1], CURVES[0]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from lrflow.config import compose
-from lrflow.display import COLOURS, GREY, INK, plain_axes
+from lrflow.display import CURVES, GREY, INK, plain_axes
 from lrflow.errors import ConfigError
 from lrflow.plan import Plan, PlanGroup
 from lrflow.plan.figure import arrange, draw
@@ -68,10 +68,10 @@ class Picture:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What tells whether it is current: fingerprints, and LRs, which also change when a formula does."""
+        """What tells whether it is current: the palette, fingerprints, and LRs, which change with a formula."""
         steps = [np.linspace(0, plan.horizon.steps - 1, SAMPLES).round() for plan in self.plans]
         rates = [plan.lr(at).T.tolist() for plan, at in zip(self.plans, steps, strict=True)]
-        return {"plans": [plan.fingerprint for plan in self.plans], "rates": rates}
+        return {"palette": list(CURVES), "plans": [plan.fingerprint for plan in self.plans], "rates": rates}
 
     @property
     def lines(self) -> int:
@@ -86,7 +86,8 @@ class Picture:
         except (OSError, KeyError, ValueError):
             return False
         now = self.content
-        return drawn["plans"] == now["plans"] and all(
+        same = all(drawn.get(key) == now[key] for key in ("palette", "plans"))
+        return same and all(
             len(old) == len(new) and np.allclose(old, new, rtol=0.0, atol=CLOSE * np.max(new))
             for old, new in zip(drawn["rates"], now["rates"], strict=True)
         )
@@ -244,8 +245,7 @@ def resumed() -> Picture:
         figure = Figure(figsize=(9.6, 3.9), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
         behind, ahead = np.arange(at + 1), np.arange(at, now.steps)
-        colours = ("#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00")
-        for how, rates, colour in zip(plan.names, plan.lr(ahead).T, colours, strict=True):
+        for how, rates, colour in zip(plan.names, plan.lr(ahead).T, CURVES, strict=False):
             axes.plot(ahead, rates, color=colour, linewidth=1.8, label=f"resume.horizon={how}")
         axes.plot(behind, schedule(behind, before), color=INK, linewidth=1.8, label="before it was resumed")
         for step, name, style in ((at, "resumed", "-"), (before.steps, "the old end", ":")):
@@ -265,7 +265,7 @@ def resumed() -> Picture:
 
 def _lines(axes: Axes, plan: Plan) -> None:
     steps = np.arange(plan.horizon.steps)
-    for name, rates, colour in zip(plan.names, plan.lr(steps).T, COLOURS, strict=False):
+    for name, rates, colour in zip(plan.names, plan.lr(steps).T, CURVES, strict=False):
         axes.plot(steps / plan.horizon.steps, rates, color=colour, linewidth=1.6, label=name)
 
 

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): distinguishable with colour blindness.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # curves on white
-CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#7f783c", "#8477f3")  # the same on white or on black
+# Of curves in all pictures and pages, on white or on black; after Okabe and Ito (2008), for colour blindness too.
+CURVES = ("#1683c4", "#d9641e", "#12a07a", "#c46fa3", "#7f783c", "#8477f3")
 COLD_TO_HOT = ("#3b6fd4", "#22a9c4", "#a8ab55", "#e09a20", "#c83a1f")  # lowest LR to highest LR
 
 INK, GREY, FAINT = "#222222", "#707070", "#e6e6e6"  # text, secondary text and grid lines on white
@@ -126,5 +125,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def render(figure: Figure, file: IO[bytes], kind: str) -> None:
-    """Write a figure to an open file in a format of matplotlib's."""
+    """Write a figure to an open file in a format of matplotlib's, without secrets in its texts."""
+    from matplotlib.text import Text as Label
+
+    for label in figure.findobj(Label):
+        if (text := redact_text(label.get_text())) != label.get_text():
+            label.set_text(text)
     figure.savefig(file, format=kind, dpi=100)

@@ -211,6 +211,11 @@ class Directions:
         """Objectives of a sweep over such runs: the sweep's own metrics, else that of the best checkpoint."""
         return tuple(map(self, _objectives(self.named)))
 
+    @property
+    def names_objectives(self) -> bool:
+        """Whether the config names the objectives; False: they are the default, which runs need not have."""
+        return any(self.named.get(place) for place in _OF_OBJECTIVES)
+
     def metrics(self) -> dict[str, str]:
         """Return the mode of each metric that the config names, objectives first."""
         names = [*_objectives(self.named), *(name for names in self.named.values() for name in names)]
@@ -225,8 +230,12 @@ class Directions:
                 yield key, mode, there, before, name
 
 
+_OF_OBJECTIVES = ("sweep", "trial", "trainer.checkpoint")
+"""Sections of a config that name its objectives, the most important first."""
+
+
 def _objectives(named: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    return named.get("sweep") or named.get("trial") or named.get("trainer.checkpoint") or (LOSS,)
+    return next((named[place] for place in _OF_OBJECTIVES if named.get(place)), (LOSS,))
 
 
 def _node(content: Any, place: str) -> Mapping[str, Any]:

@@ -163,7 +163,7 @@ def spellings(text: str) -> set[str]:
     found |= {text.replace("'", other) for other in ("''", "\\'", "'\"'\"'", "'\\''")}
     found |= {text.replace('"', '""'), text.replace('"', '\\"'), text.replace("\\", "\\\\")}
     found |= {html.escape(text), html.escape(text, quote=False), html.escape(text).replace("&#x27;", "&#39;")}
-    raw = text.encode(errors="surrogateescape")
+    raw = _bytes_of(text)
     for escaped in (quote(raw), quote(raw, safe=""), quote(raw, safe="!$&'()*+,;=:@/"), quote_plus(raw)):
         found |= {escaped, re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), escaped)}
     return found
@@ -174,13 +174,21 @@ def _in_base64(text: str) -> tuple[str, ...]:
     """Return the middle of a text in base64, at its three positions in a longer text, such as `user:password`."""
     from base64 import b64encode
 
-    raw = text.encode(errors="surrogateescape")
+    raw = _bytes_of(text)
     found = set()
     for before in range(3):
         whole = b64encode(b"\0" * before + raw).decode().rstrip("=")
         middle = whole[(0, 2, 3)[before] : len(whole) - ((before + len(raw)) % 3 > 0)]
         found |= {middle, middle.replace("+", "-").replace("/", "_")}
     return tuple(found)
+
+
+def _bytes_of(text: str) -> bytes:
+    """Return a text in UTF-8, with the bytes that a surrogate stands for; of one that stands for none, its own."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
 
 
 class Redactor:

@@ -16,7 +16,7 @@ tree = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tree)
 PACKAGE = ROOT / "lrflow"
 FLOORS = {
-    "errors": 0, "imports": 0, "memory": 0, "redaction": 0, "seal": 0, "wording": 0, "working_copy": 0,
+    "columns": 0, "errors": 0, "imports": 0, "memory": 0, "redaction": 0, "seal": 0, "wording": 0, "working_copy": 0,
     "files": 1, "launch": 1, "objectives": 1, "output": 1,
     "display": 2, "hub": 2, "limits": 2, "metric": 2, "outcome": 2, "runs": 2, "schedules": 2, "stops": 2,
     "finding": 3, "history": 3, "layers": 3, "models": 3, "data": 3, "remote": 3,

@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 import yaml
 
-from lrflow.redaction import is_secret_name, is_secret_variable, redact, redact_text, redactor
+from lrflow.redaction import Redactor, is_secret_name, is_secret_variable, redact, redact_text, redactor
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +189,13 @@ def test_each_way_of_writing_a_secret_is_hidden(monkeypatch: pytest.MonkeyPatch)
             if "***" not in found or value in found:
                 shown.append((way, value, found))
     assert shown == []
+
+
+def test_a_secret_that_is_no_valid_unicode_is_hidden() -> None:
+    found = Redactor()
+    for value in ("Tr0ub4dor\ud800&3", "\udce9t\u00e9-\udfff-9x8y7z"):
+        found.add(value, "a config")
+        assert found.text(f"a {value} b {json.dumps(value)} c {value!r}") == "a *** b \"***\" c '***'"
 
 
 def test_what_only_looks_like_a_secret_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

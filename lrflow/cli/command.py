@@ -304,7 +304,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
         if args.multirun and outcomes:
             from lrflow.cli.sweep_summary import show_summary
 
-            show_summary(outcomes)
+            show_summary(outcomes, jobs.asked if jobs else None)
         for outcome in outcomes:
             if isinstance(outcome.error, StoppedError) and outcome.folder:  # lrflow's sweeper reports it itself
                 print(f"the sweep was stopped; {how_to_resume(outcome.folder.parent)}")

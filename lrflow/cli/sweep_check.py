@@ -37,15 +37,17 @@ class CheckedJobs:
         labels: overrides in which each job differs from others.
         configs: checked configs for the jobs, by their overrides.
         resumed: whether jobs that have ended in their folder are read from it, and others resumed from a checkpoint.
+        asked: number of jobs of a grid; None: another sweeper chooses its jobs.
     """
 
     labels: list[str]
     configs: dict[tuple[str, ...], Config] = field(default_factory=dict)
     resumed: bool = False
+    asked: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the configs; a job in another process checks its own."""
-        return {"labels": self.labels, "configs": {}, "resumed": self.resumed}
+        return {**vars(self), "configs": {}}
 
     def add(self, overrides: Sequence[Override], config: Config) -> None:
         """Keep the checked config of a job, unless it calls a resolver such as `${now:}`, whose value may change."""
@@ -104,6 +106,7 @@ def check_sweep(overrides: Overrides, config_dir: Path | None, catalogue: Catalo
                     raise ConfigError(refused)
                 if str(found.content.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
                     kept.add(ready.ready, config)  # other sweepers choose the values of their jobs
+                    kept.asked = len(jobs)
                 guessed |= dict.fromkeys(guessed_modes(config.directions))
             except ConfigError as error:
                 for problem in as_typed(error.problems, overrides.ready):

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from lrflow.sweeps.results import SweepResults
 
 
-def show_summary(outcomes: Sequence[Outcome]) -> None:
-    """Print a table with the swept values, last metrics, status and folder of each job."""
+def show_summary(outcomes: Sequence[Outcome], asked: int | None = None) -> None:
+    """Print a table with the swept values, last metrics, status and folder of each job.
+
+    Args:
+        outcomes: of the jobs that began.
+        asked: number of jobs of the sweep, of which an interrupted one has not begun all; None: as many as outcomes.
+    """
     from lrflow.sweeps.folders import RECORD
 
     out = console()
@@ -68,7 +73,10 @@ def show_summary(outcomes: Sequence[Outcome]) -> None:
     for row in zip(*(columns | ending).values(), strict=True):
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
     jobs = counted(len(outcomes), heading)
-    out.print(Text(f"\nsweep of {jobs}{f' in {home}/' if home else ''}", "bold"))
+    place = f" in {home}/" if home else ""
+    if (asked or 0) > len(outcomes):
+        place = f", of which {len(outcomes)} ran{place and ','}{place}"
+    out.print(Text(f"\nsweep of {counted(max(asked or 0, len(outcomes)), heading)}{place}", "bold"))
     if same:
         out.print(Text(f"each with {same}", "dim"))
     out.print(table)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from lrflow.display import COLOURS, GREY, INK, plain_axes, save_figure
+from lrflow.display import CURVES, GREY, INK, plain_axes, save_figure
 from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.table import Line, PlanTable, describe, describe_length, lines, sample_steps, setting_lines
 from lrflow.plan.values import PlanBase
@@ -191,8 +191,8 @@ def _frame_panel(axes: Axes, title: str, values: np.ndarray, horizon: Horizon) -
 
 def _colours(count: int) -> list[Any]:
     """Return `count` colours: the palette, or a colour scale if the palette has fewer."""
-    if count <= len(COLOURS):
-        return list(COLOURS[:count])
+    if count <= len(CURVES):
+        return list(CURVES[:count])
     from matplotlib import colormaps
 
     return [colormaps["viridis"](share) for share in np.linspace(0.9, 0.0, count)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -12,6 +12,7 @@ from typing import Any
 
 from lrflow.display import FAINT, GREY, INK
 from lrflow.files import write_whole
+from lrflow.redaction import redactor
 from lrflow.reports.chart_parts import Figure, Spec
 
 FORMATS = ("pdf", "svg", "png")
@@ -88,9 +89,10 @@ def draw(figure: Figure, path: Path, style: Style) -> Path:
     height = min(figure.height, (0.45 if style.width > _WIDE else 0.68) * width)
     if style.height is not None:
         height = style.height * _POINTS / scale
+    shown = _without_secrets(still(figure.spec))
     spec = {
-        **still(figure.spec), "width": width, "height": height, "padding": 2,
-        "autosize": {"type": "fit", "contains": "padding"}, "config": _config(style.font, width, figure.spec),
+        **shown, "width": width, "height": height, "padding": 2,
+        "autosize": {"type": "fit", "contains": "padding"}, "config": _config(style.font, width, shown),
     }  # fmt: skip
     svg = vl_convert.vegalite_to_svg(spec)
     kind = path.suffix[1:]
@@ -110,6 +112,15 @@ def still(spec: Spec) -> Spec:
         {**layer, "params": [param for param in layer.get("params", []) if param["name"] != "zoom"]} for layer in layers
     ]
     return {**spec, "layer": plain} if layers else spec
+
+
+def _without_secrets(part: Any) -> Any:
+    """Return a part of a specification in which secrets are masked, as in the file of a page."""
+    if isinstance(part, str):
+        return redactor.file(part)
+    if isinstance(part, Mapping):
+        return {redactor.file(key): _without_secrets(value) for key, value in part.items()}
+    return [_without_secrets(each) for each in part] if isinstance(part, list | tuple) else part
 
 
 def has_font(name: str) -> bool:

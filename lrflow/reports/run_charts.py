@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lrflow.columns import NOISE_SCALE, SAMPLES, STEPS, TOKENS
 from lrflow.display import COLD_TO_HOT, CURVES, MUTED, scale_of
-from lrflow.health.sharpness import sharpness_in
+from lrflow.health.sharpness_record import sharpness_in
 from lrflow.history import Series
 from lrflow.metric import TRAIN_LOSS, is_test, is_validation
 from lrflow.plan.table import sample_steps
@@ -18,8 +19,6 @@ from lrflow.reports.chart_layers import thinned
 from lrflow.reports.chart_parts import Axis, Figure, Line, Part, Points, Rule
 from lrflow.reports.charts import chart
 from lrflow.reports.run_course import RESUMED, SHOWN, Course, Event
-from lrflow.training.machine import SAMPLES, STEPS, TOKENS
-from lrflow.training.noise_scale import NOISE_SCALE
 
 POINTS = 500  # of a line
 FEW = 150  # points of which no smoothed line is drawn

@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lrflow.columns import COSINE, DATA_TIME, NOISE_SCALE, SHARPNESS, VARYING
 from lrflow.finding import spoken
-from lrflow.health.sharpness import COLUMNS as SHARPNESS
 from lrflow.history import GrowingFile, History, read_history
 from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss, is_test, is_validation
 from lrflow.plan.table import Line, lines
 from lrflow.reports.runs import Run
 from lrflow.runs import ROLLBACKS, RunFolder
-from lrflow.training.block import DATA_TIME
-from lrflow.training.group_norms import COSINE
-from lrflow.training.machine import VARYING
-from lrflow.training.noise_scale import NOISE_SCALE
 from lrflow.wording import counted
 
 SHOWN = 12  # groups that charts show; of more, some of all depths

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrflow.columns import DATA_TIME, PEAK
 from lrflow.config.validation import META
 from lrflow.errors import LrflowError
 from lrflow.files import is_file
@@ -20,8 +21,6 @@ from lrflow.reports.run_course import RESUMED, Course
 from lrflow.reports.run_facts import command_again, environment, git_of, own_settings
 from lrflow.reports.runs import UNFINISHED, Run, written
 from lrflow.runs import FINDINGS, PAGE, RunFolder
-from lrflow.training.block import DATA_TIME
-from lrflow.training.machine import PEAK
 from lrflow.tuning.find_record import Record
 from lrflow.wording import counted, duration, number
 

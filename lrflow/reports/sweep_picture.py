@@ -142,10 +142,12 @@ def _set_scale(axes: Axes, side: str, scale: str) -> None:
     """Set the scale of an axis, `x` or `y`; a logarithmic axis of few decades has ticks at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    low, high = axis.get_data_interval()
+    if math.isclose(low, high) and scale == "log":  # matplotlib would warn of an axis without a length
+        axes.set(**{f"{side}lim": (low / 2, high * 2)})
     axes.set(**{f"{side}scale": scale})
     if scale == "log":
-        axis = axes.xaxis if side == "x" else axes.yaxis
-        low, high = axis.get_data_interval()
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < WIDE * low else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())

@@ -81,7 +81,8 @@ def read_sweep(
     names = as_list(metric) or [each.name for each in directions.objectives]
     modes = _modes_by_metric(names, as_list(mode))
     objectives = tuple(Metric.parse(name, modes[name]) if name in modes else directions(name) for name in names)
-    return SweepResults(folder, tuple(trials), tuple(swept), objectives, tuple(warnings))
+    asks = bool(metric) or directions.names_objectives
+    return SweepResults(folder, tuple(trials), tuple(swept), objectives, tuple(warnings), asks)
 
 
 def find_sweep(wanted: str, output: Path, key: str, searched: bool = False) -> Path:

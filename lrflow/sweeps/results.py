@@ -126,6 +126,7 @@ class SweepResults:
         keys: the swept keys, in the order in which they were typed.
         objectives: the metrics that rank the trials, the most important first.
         warnings: what could not be read, one sentence each.
+        asks_for_best: whether a metric was named; False: the objective is the default, which trials need not have.
     """
 
     folder: Path
@@ -133,6 +134,7 @@ class SweepResults:
     keys: tuple[str, ...]
     objectives: tuple[Metric, ...]
     warnings: tuple[str, ...] = ()
+    asks_for_best: bool = True
 
     @property
     def metric(self) -> str:
@@ -193,13 +195,15 @@ class SweepResults:
         return next(iter(self.front), None)
 
     def why_no_best(self) -> str | None:
-        """Return why no trial is the best, with a remedy, in one line; None: there is a best trial."""
+        """Return why no trial is the best, with a remedy, in one line; None: there is one, or nobody asks for it."""
         if self.best or not self.trials:
             return None
         command = f"python -m lrflow task=analyze {in_shell('task.from', self.folder)}"
         ranked = [trial for trial in self.trials if trial.is_ranked]
         known = {name for trial in ranked for name in trial.metrics if not is_test(name)}
         if missing := [n for n in self._objective_names if ranked and not any(n in t.metrics for t in ranked)]:
+            if not self.asks_for_best:
+                return None
             hint = did_you_mean(missing[0], sorted(known)) or "the trials only have metrics of the test"
             near = nearest(missing[0], sorted(known), 1)
             names = [near[0] if name == missing[0] and near else name for name in self._objective_names]

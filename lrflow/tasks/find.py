@@ -29,11 +29,12 @@ from lrflow.tasks.run_record import log_task, open_folder, own_environment
 from lrflow.training.state import preserve_random_state
 from lrflow.tuning.batch_size import Try, measure_sizes
 from lrflow.tuning.batch_size_record import BatchSizes, scaled_rates
-from lrflow.tuning.confirmation import Confirmation, confirm_range
-from lrflow.tuning.find_record import Record, plot_range_test
-from lrflow.tuning.range_test import RangeTest, run_sweeps
+from lrflow.tuning.confirmation import Confirmation
+from lrflow.tuning.find_record import RangeTest, Record, plot_range_test
+from lrflow.tuning.range_test import run_sweeps
 from lrflow.tuning.stability import find_ceiling
 from lrflow.tuning.suggestion import Suggestion, compare_with_interval, suggest_lr
+from lrflow.tuning.trial_runs import confirm_range
 from lrflow.wording import counted, number
 
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from lrflow.columns import DATA_TIME, NOISE_SCALE
 from lrflow.training.group_norms import GroupNorms
-from lrflow.training.noise_scale import NOISE_SCALE, GradientNoise
-
-DATA_TIME = "train/data_time"
-"""Column of the seconds of a step for which the process waited for data."""
+from lrflow.training.noise_scale import GradientNoise
 
 
 @dataclass(frozen=True)

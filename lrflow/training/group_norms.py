@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrflow.columns import COSINE
 from lrflow.config import Config
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
 
 SAMPLE = 2**14
 """Largest number of elements of a tensor that are read: of a larger one, a regular sample of at most as many."""
-
-COSINE = "train/update_cosine"
-"""Column of the cosine between an update and the one before."""
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lrflow.columns import PEAK, PER_SECOND, STEPS, VARYING
 from lrflow.memory import peak_memory
 from lrflow.schedules import Horizon
 from lrflow.training.flops import FlopMeter
 from lrflow.training.trainer import Trainer
-
-PER_SECOND = "throughput/{}_per_second"
-"""Columns of the throughput of all devices together: of steps, samples and tokens."""
-
-STEPS, SAMPLES, TOKENS = map(PER_SECOND.format, ("steps", "samples", "tokens"))
-
-PEAK = "memory/peak_gib"
-"""Column of the most memory that the first process has held so far: of its GPU, or of the machine."""
-
-VARYING = ("train/step_time", "train/data_time", "throughput/", "memory/")
-"""Starts of the columns in which equal runs differ: what a clock or the machine gave."""
 
 
 def varies(column: str) -> bool:

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 
-NOISE_SCALE = "train/gradient_noise_scale"
-"""Column of the smoothed gradient noise scale, in examples."""
-
 
 @dataclass(frozen=True)
 class GradientNoise:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lrflow.config import Config
 from lrflow.config.step_batch import step_batch
-from lrflow.display import COLOURS, INK, Grid, plain_axes, save_figure
+from lrflow.display import CURVES, INK, Grid, plain_axes, save_figure
 from lrflow.files import write_json, write_whole
 from lrflow.plan.batch_scaling import BatchScaling, StepBatch
 from lrflow.tuning.batch_size import SATURATED, Try, saturated_size
@@ -142,10 +142,10 @@ class BatchSizes:
         figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
         axes = figure.subplots()
         sizes, throughputs = zip(*((one.batch_size, one.throughput) for one in self.tries if one.fits), strict=True)
-        axes.plot(sizes, throughputs, "o-", color=COLOURS[0], linewidth=1.6, markersize=5, label="measured")
+        axes.plot(sizes, throughputs, "o-", color=CURVES[0], linewidth=1.6, markersize=5, label="measured")
         axes.axhline(SATURATED * max(throughputs), color=INK, linewidth=1, linestyle=":", label=f"{SATURATED:.0%}")
         marks = {self.largest_to_use: "largest to use", self.fastest_to_use: "smallest as fast"}
-        for (size, words), colour in zip(marks.items(), (COLOURS[1], COLOURS[2]), strict=False):
+        for (size, words), colour in zip(marks.items(), (CURVES[1], CURVES[2]), strict=False):
             axes.axvline(size, color=colour, linewidth=2, label=f"{size:,}: {words}")
         if failed := [one.batch_size for one in self.tries if not one.fits]:
             axes.axvspan(min(failed), max(failed) * 1.2, color="black", alpha=0.06, linewidth=0, label="does not fit")

@@ -1,34 +1,18 @@
-"""Confirm an LR by short runs of the whole schedule: the LRs to try, and a parabola fitted to their losses."""
+"""Confirm an LR by the losses of other LRs: which ones to try, and a parabola fitted to their losses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-import pytorch_lightning as pl
-from pytorch_lightning.utilities.model_helpers import is_overridden
-
-from lrflow.config import Config
-from lrflow.config.schemas.find import RangeFind
-from lrflow.memory import freed_after
-from lrflow.metric import LOSS, TRAIN_LOSS, is_validation
-from lrflow.schedules import Horizon
-from lrflow.training import Block, Signals
-from lrflow.training.metric_reading import logged_metric
-from lrflow.training.monitor import Monitor
-from lrflow.training.trainer import SHORT_RUN_DONE
-from lrflow.tuning.short_runs import short_fit, short_plan, whole_horizon
 
 FIRST_STEP = 0.5  # decades between the LRs that are tried first
 MIN_DISTANCE = 0.25  # decades; losses of LRs that are closer differ by less than the losses of two seeds
 FIT_RADIUS = 0.5  # decades around the best position; the parabola is fitted to the losses within
 FLATNESS = 0.02  # share of the range of the fitted losses; a loss within this of the minimum counts as equally good
 SLACK = 1.001  # factor on distances, so that rounding excludes no neighbour
-MIN_STEPS = 20  # of a trial run
-FINAL_SHARE = 0.1  # share of a trial run whose training losses are averaged if there is no validation
 
 
 @dataclass(frozen=True)
@@ -52,42 +36,6 @@ class Confirmation:
     def confident(self) -> bool:
         """Whether there is no doubt."""
         return not self.doubts
-
-
-def confirm_range(
-    config: Config, find: RangeFind, start: float, folder: Path, report: Callable[[float, float, int], None]
-) -> tuple[Confirmation, int]:
-    """Confirm the LR of a range test by trial runs (`find.confirm`).
-
-    How losses rank before the LR is annealed hardly shows how they rank after it. Each trial run therefore
-    follows the run's whole schedule, scaled to its length.
-
-    Args:
-        config: of the run; each trial run has its seed, its order of the data and its initial model.
-        find: the number and the length of the trial runs.
-        start: the LR of the first one.
-        folder: of the run.
-        report: is called with the LR, the loss and the steps of each trial run.
-
-    Returns:
-        the confirmation, and the steps of all trial runs.
-
-    Raises:
-        EndedEarlyError: a trial run ended before its last step, by something other than a divergence.
-    """
-    whole = whole_horizon(config, folder)
-    total = 0
-
-    def loss(lr: float) -> float:
-        nonlocal total
-        value, steps = _trial_run(config, find, lr, whole, folder)
-        total += steps
-        report(lr, value, steps)
-        return value
-
-    sign = find.metric.sign
-    confirmation = confirm_lr(start, lambda lr: sign * loss(lr), find.confirm_runs)
-    return replace(confirmation, tried=tuple((lr, sign * value) for lr, value in confirmation.tried)), total
 
 
 def confirm_lr(start: float, loss: Callable[[float], float], runs: int) -> Confirmation:
@@ -170,48 +118,6 @@ def fit_parabola(
             interval = max(low, at - width), min(high, at + width)
             return Minimum(best, at, interval, bracketed, (quadratic, linear, constant), misfit)
     return Minimum(best, best, (low, high), bracketed)
-
-
-@freed_after()
-def _trial_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folder: Path) -> tuple[float, int]:
-    """Make a trial run, and return its final metric and its steps.
-
-    The metric is `find.monitor`; if that is the training loss and the run has a validation, it is the validation loss.
-    """
-    steps = min(whole.steps, max(MIN_STEPS, find.confirm_length.steps(whole)))
-    recorder = _LossRecorder()
-    trainer, module, data = short_fit(
-        config,
-        config.seed,
-        steps,
-        folder,
-        lambda groups: short_plan(config, groups, lr, whole, steps),
-        lambda _, __, plan: [Signals(plan, config.trainer.log_every), recorder],
-    )
-    losses = recorder.losses
-    if not np.isfinite(losses).all():
-        return math.inf, len(losses)
-    if find.monitor != TRAIN_LOSS and not is_validation(find.monitor):
-        return logged_metric(trainer, find.monitor, key="find.monitor"), steps
-    if is_overridden("val_dataloader", data) and is_overridden("validation_step", module):
-        trainer.validate(module, datamodule=data, verbose=False)
-        if is_validation(find.monitor):
-            return logged_metric(trainer, find.monitor, key="find.monitor"), steps
-        if (validation_loss := trainer.callback_metrics.get(LOSS)) is not None:
-            return float(validation_loss), steps
-    return float(np.mean(losses[-max(10, int(FINAL_SHARE * steps)) :])), steps
-
-
-class _LossRecorder(Monitor):
-    """Records the loss of every step, and stops the run at the first that is not finite."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def on_block(self, trainer: pl.Trainer, block: Block) -> None:
-        self.losses.extend(block.losses.tolist())
-        if not np.isfinite(block.losses).all():
-            trainer.stop(SHORT_RUN_DONE)  # type: ignore[attr-defined]
 
 
 def _confirmation(start: float, losses: dict[float, float]) -> Confirmation:

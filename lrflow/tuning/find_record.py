@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -9,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrflow.display import COLOURS, GREY, INK, plain_axes, save_figure
-from lrflow.files import write_json
+from lrflow.display import CURVES, GREY, INK, plain_axes, save_figure
+from lrflow.files import write_json, write_whole
 from lrflow.metric import TRAIN_LOSS, Metric
 from lrflow.schedules.time import Floats
 from lrflow.tuning.confirmation import Confirmation
-from lrflow.tuning.range_test import RangeTest
 from lrflow.tuning.suggestion import Suggestion, smooth
 from lrflow.wording import number
 
@@ -22,6 +23,43 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MIN_DRAWN = 3  # points of a line
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The readings of several sweeps over the same LRs.
+
+    Args:
+        rates: the run's peak LR at each reading, rising by equal factors; [n].
+        losses: the readings of each sweep; [sweeps, n], NaN after its end.
+        every: optimizer steps per LR; each LR is read after the last of them.
+    """
+
+    rates: Floats
+    losses: Floats
+    every: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all sweeps together."""
+        return self.every * int(np.sum(np.cumsum(~np.isnan(self.losses[:, ::-1]), 1)[:, ::-1] > 0))
+
+    def write(self, path: Path) -> Path:
+        """Write one row per LR with one column per sweep, and return the path."""
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(["lr", *(f"loss_{index}" for index in range(len(self.losses)))])
+        for rate, losses in zip(self.rates.tolist(), self.losses.T.tolist(), strict=True):
+            table.writerow([rate, *("" if loss != loss else loss for loss in losses)])
+        return write_whole(path, text.getvalue())
+
+    @classmethod
+    def read(cls, path: Path, every: int = 1) -> RangeTest:
+        """Return the range test that `write` wrote; `every` is not in the file."""
+        with path.open(newline="") as file:
+            _, *rows = csv.reader(file)
+        table = np.array([[float(cell or "nan") for cell in row] for row in rows])
+        return cls(table[:, 0], table[:, 1:].T, every)
 
 
 @dataclass(frozen=True)
@@ -137,12 +175,12 @@ def plot_range_test(record: Record, path: Path) -> Path:
     for losses in test.losses:
         finite = np.isfinite(losses)
         axes.plot(test.rates[finite], losses[finite], color=GREY, alpha=0.25, linewidth=0.7)
-    axes.plot(*record.mean(), color=COLOURS[0], linewidth=2.2, label=f"mean of {len(test.losses)}")
+    axes.plot(*record.mean(), color=CURVES[0], linewidth=2.2, label=f"mean of {len(test.losses)}")
     axes.set_ylim(record.span())
-    axes.axvspan(*suggestion.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
-    axes.axvline(suggestion.lr, color=COLOURS[2], linewidth=2.2, label=f"LR {number(suggestion.lr)}")
+    axes.axvspan(*suggestion.interval, color=CURVES[2], alpha=0.2, linewidth=0)
+    axes.axvline(suggestion.lr, color=CURVES[2], linewidth=2.2, label=f"LR {number(suggestion.lr)}")
     marks = [(name, rate) for name, rate in suggestion.marks.items() if rate != suggestion.lr]
-    for (name, rate), colour in zip(marks, (COLOURS[1], *COLOURS[3:]), strict=False):
+    for (name, rate), colour in zip(marks, (CURVES[1], *CURVES[3:]), strict=False):
         axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {number(rate)}")
     if suggestion.ceiling:
         axes.axvspan(suggestion.ceiling, test.rates[-1], color="black", alpha=0.06, linewidth=0, label="diverged")
@@ -175,17 +213,17 @@ def _draw_short_runs(axes: Axes, confirmed: Confirmation, record: Record) -> Non
     """Draw the final losses of the trial runs and the confirmed LR; runs that diverged are crosses at the top."""
     ended = [(rate, loss) for rate, loss in confirmed.tried if np.isfinite(loss)]
     rates, losses = zip(*ended, strict=True)
-    axes.plot(rates, losses, "o-", color=COLOURS[0], linewidth=1.2, markersize=5)
+    axes.plot(rates, losses, "o-", color=CURVES[0], linewidth=1.2, markersize=5)
     diverged = [rate for rate, loss in confirmed.tried if not np.isfinite(loss)]
     axes.plot(
         diverged,
         [max(losses, key=lambda loss: record.sign * loss)] * len(diverged),
         "x",
-        color=COLOURS[1],
+        color=CURVES[1],
         markersize=7,
     )
-    axes.axvspan(*confirmed.interval, color=COLOURS[2], alpha=0.2, linewidth=0)
-    axes.axvline(confirmed.lr, color=COLOURS[2], linewidth=2.2)
+    axes.axvspan(*confirmed.interval, color=CURVES[2], alpha=0.2, linewidth=0)
+    axes.axvline(confirmed.lr, color=CURVES[2], linewidth=2.2)
     name = "loss" if record.label == "training loss" else record.label
     axes.set_ylabel(f"{name} after a trial run", color=INK)
     title = f"trial runs: LR {number(confirmed.lr)}{'' if confirmed.confident else '  (not confident)'}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from lrflow.config import Config, locate
 from lrflow.config.schemas.find import RangeFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import write_whole
 from lrflow.layers import Group
 from lrflow.memory import freed_after
 from lrflow.metric import TRAIN_LOSS, is_validation
@@ -31,48 +28,12 @@ from lrflow.training.monitor import Monitor
 from lrflow.training.resume import Resumed
 from lrflow.training.resume_source import read_resumed
 from lrflow.training.trainer import SHORT_RUN_DONE
+from lrflow.tuning.find_record import RangeTest
 from lrflow.tuning.short_runs import short_fit, whole_horizon
 from lrflow.tuning.suggestion import divergence
 
 CHECK_EVERY = 10  # readings between two checks for a divergence
 KEY = "find.monitor"
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """The readings of several sweeps over the same LRs.
-
-    Args:
-        rates: the run's peak LR at each reading, rising by equal factors; [n].
-        losses: the readings of each sweep; [sweeps, n], NaN after its end.
-        every: optimizer steps per LR; each LR is read after the last of them.
-    """
-
-    rates: Floats
-    losses: Floats
-    every: int = 1
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of all sweeps together."""
-        return self.every * int(np.sum(np.cumsum(~np.isnan(self.losses[:, ::-1]), 1)[:, ::-1] > 0))
-
-    def write(self, path: Path) -> Path:
-        """Write one row per LR with one column per sweep, and return the path."""
-        text = io.StringIO(newline="")
-        table = csv.writer(text)
-        table.writerow(["lr", *(f"loss_{index}" for index in range(len(self.losses)))])
-        for rate, losses in zip(self.rates.tolist(), self.losses.T.tolist(), strict=True):
-            table.writerow([rate, *("" if loss != loss else loss for loss in losses)])
-        return write_whole(path, text.getvalue())
-
-    @classmethod
-    def read(cls, path: Path, every: int = 1) -> RangeTest:
-        """Return the range test that `write` wrote; `every` is not in the file."""
-        with path.open(newline="") as file:
-            _, *rows = csv.reader(file)
-        table = np.array([[float(cell or "nan") for cell in row] for row in rows])
-        return cls(table[:, 0], table[:, 1:].T, every)
 
 
 def run_sweeps(

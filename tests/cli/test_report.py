@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,24 @@ def test_pages_are_written_into_the_folders(
     paths = [f"outputs/{place}/report.html" for place in written]
     assert capsys.readouterr().out.splitlines() == paths
     assert {str(path.relative_to(outputs.parent)) for path in outputs.rglob("report.html")} == {*paths}
+
+
+def test_what_reads_run_folders_starts_without_torch(outputs: Path) -> None:
+    folder = (outputs / "sweeps" / "s1").relative_to(outputs.parent)
+    commands = [
+        ["report", "whole", str(folder)], ["compare", "whole", "interrupted", "page=both.html"],
+        ["plot", "whole"], ["plot", str(folder), "figure=lr", "out=lr.svg"], ["dashboard", "nowhere"],
+    ]  # fmt: skip
+    (outputs / "2026_other").rename(outputs / "interrupted")
+    code = f"""
+import sys
+from lrflow.cli import main
+print([main(words) for words in {commands}])
+import lrflow.dashboard.live, lrflow.dashboard.serve
+print({{"torch", "pytorch_lightning", "torchmetrics", "sklearn"}} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["[0, 0, 0, 0, 2]", "set()"], done.stderr
 
 
 def test_a_remote_run_is_downloaded(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

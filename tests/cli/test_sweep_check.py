@@ -105,7 +105,7 @@ def test_a_stopped_sweep_ends_and_reports_its_jobs(task, capsys: pytest.CaptureF
     assert caught.value.code == 143
     assert len(ran) == 2
     out = capsys.readouterr().out
-    assert "sweep of 2 jobs in" in out
+    assert "sweep of 3 jobs, of which 2 ran, in" in out
     assert "stopped" in out
 
 

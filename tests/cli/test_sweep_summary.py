@@ -65,6 +65,15 @@ def test_objectives_come_first_and_a_sweep_without_an_lr_writes_its_files(
     assert {"sweep.csv", "report.html"} <= {path.name for path in folder.iterdir()}
 
 
+def test_an_interrupted_sweep_says_how_many_of_its_jobs_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [Outcome.finished({"val/loss": 1.0}, overrides=[f"optimizer.lr={lr}"]) for lr in (0.1, 0.2)]
+    for asked, title in ((3, "sweep of 3 jobs, of which 2 ran"), (2, "sweep of 2 jobs"), (None, "sweep of 2 jobs")):
+        show_summary(outcomes, asked)
+        assert capsys.readouterr().out.splitlines()[1] == title
+    assert main(["-m", "optimizer.lr=0.1,0.2,oops", "task=plan"]) == 2
+    assert "sweep of" not in capsys.readouterr().out
+
+
 def test_runs_that_only_repeat_each_other_are_averaged(capsys: pytest.CaptureFixture[str]) -> None:
     def outcome(lr: float, fold: int, loss: float, status: str = "finished") -> Outcome:
         return Outcome(status, metrics={"val/loss": loss}, overrides=[f"optimizer.lr={lr}", f"data.fold={fold}"])  # type: ignore[arg-type]

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from lrflow.columns import SHARPNESS
 from lrflow.errors import LrflowError
 from lrflow.health import Sharpness
-from lrflow.health.sharpness import COLUMNS, read_sharpness
+from lrflow.health.sharpness_record import read_sharpness
 from lrflow.layers import Rule
 from lrflow.training import Supervised
 from lrflow.training.state import random_state
@@ -46,7 +47,7 @@ def state_of(run: Any) -> list[Any]:
 
 
 def without_sharpness(run: Any) -> list[dict[str, str]]:
-    rows = [{key: value for key, value in row.items() if key not in COLUMNS} for row in run.rows()]
+    rows = [{key: value for key, value in row.items() if key not in SHARPNESS} for row in run.rows()]
     return [row for row in rows if sum(map(bool, row.values())) > 1]
 
 

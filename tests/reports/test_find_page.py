@@ -13,8 +13,7 @@ from pages import charts, colour, curves, marks
 from lrflow.display import CURVES, MUTED
 from lrflow.reports.find_page import write_find_page
 from lrflow.tuning.confirmation import Confirmation
-from lrflow.tuning.find_record import Record
-from lrflow.tuning.range_test import RangeTest
+from lrflow.tuning.find_record import RangeTest, Record
 from lrflow.tuning.suggestion import suggest_lr
 
 RATES = np.geomspace(1e-6, 10, 80)

@@ -34,6 +34,23 @@ def test_sizes_are_in_inches(tmp_path: Path) -> None:
         assert png.size == (1050, 600)
 
 
+@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
+def test_no_text_of_a_picture_shows_a_secret(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "q7Rk2vXw9Zp4")
+
+    def picture(word: str) -> bytes:
+        parts = [Line(f"run {word}", [0, 1], [1, 2]), Rule(word, 1, "why")]
+        spec = chart(Axis(f"step of {word}"), Axis(f"https://user:{word}@host"), parts)
+        return draw(Figure("loss", word, spec), tmp_path / f"{len(word)}.{kind}", Style()).read_bytes()
+
+    if kind == "svg":  # the numbers of its parts go on from one picture to the next
+        texts = re.findall(r">([^<]+)</text>", picture("q7Rk2vXw9Zp4").decode())
+        assert {"run ***", "***", "step of ***", "https://user:***@host"} <= {*texts}
+        assert b"q7Rk2vXw9Zp4" not in picture("q7Rk2vXw9Zp4")
+    else:
+        assert picture("q7Rk2vXw9Zp4") == picture("***") != picture("+++")
+
+
 def test_the_legend_is_in_the_picture_and_what_the_mouse_shows_is_not(tmp_path: Path) -> None:
     svg = draw(FIGURE, tmp_path / "loss.svg", Style()).read_text()
     texts = re.findall(r"<text[^>]*>([^<]+)</text>", svg)

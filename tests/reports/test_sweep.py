@@ -169,3 +169,11 @@ def test_interpolates_lines_as_drawn() -> None:
     assert interpolate_line([0.1], line, "linear") == pytest.approx([50.5])
     assert interpolate_line([0.1], line, "log") == pytest.approx([10.0])
     assert interpolate_line([], [], "log") == []
+
+
+def test_a_sweep_of_one_lr_is_drawn_without_a_warning(make_run, recwarn: pytest.WarningsRecorder) -> None:
+    folder = make_run(0, ["optimizer.lr=0.001"], {"val/loss": 0.5})
+    make_run(1, ["optimizer.lr=0.002"], status="stopped")
+    assert "1 LR is too few to fit" in printed(folder)
+    assert not [str(warning.message) for warning in recwarn]
+    assert (folder / "sweep.png").is_file()

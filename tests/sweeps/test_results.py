@@ -142,6 +142,17 @@ def test_suggests_the_nearest_metric_if_no_trial_has_the_objective(make_run) -> 
     assert read_sweep(folder, "val_loss").why_no_best() is None
 
 
+def test_says_nothing_of_a_best_trial_if_no_config_names_a_metric(make_run) -> None:
+    folder = make_run(0, ["optimizer.lr=0.1"], {"height": 0.5})
+    make_run(1, ["optimizer.lr=0.2"], {"height": 0.25})
+    assert "no trial has the metric val/loss" in read_sweep(folder).why_no_best()
+    for path in folder.glob("*/config.yaml"):
+        path.write_text(path.read_text().replace("monitor: val/loss", "monitor: null"))
+    assert read_sweep(folder).why_no_best() is None
+    assert "no trial has the metric x" in read_sweep(folder, "x").why_no_best()
+    assert read_sweep(folder, "height").best.number == 1
+
+
 def test_does_not_suggest_metrics_of_the_test(make_run) -> None:
     why = read_sweep(make_run(0, metrics={"test/loss": 0.5, "train/error": 0.1})).why_no_best()
     assert "train/error" in why

@@ -16,7 +16,7 @@ from lrflow.config.checks.warnings import unused_keys
 from lrflow.errors import ConfigError
 from lrflow.health import Watched
 from lrflow.health.monitors import build_monitors
-from lrflow.health.sharpness import read_sharpness
+from lrflow.health.sharpness_record import read_sharpness
 from lrflow.schedules import Horizon
 from lrflow.tasks import find, plan, train
 

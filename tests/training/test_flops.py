@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from lrflow.columns import STEPS
 from lrflow.config import compose
 from lrflow.optimizers import Routed
 from lrflow.tasks import train as task
 from lrflow.training.flops import FLOPS, MFU, FlopMeter
-from lrflow.training.machine import STEPS
 
 SMALL = ["model.widths=[32]", "data.batch_size=32", "trainer=cpu", "trainer.progress=false", "task.test=false"]
 SMALL += ["trainer.max_steps=6", "trainer.log_every=6", "trainer.limit_val_batches=1", "model.dropout=0.2"]

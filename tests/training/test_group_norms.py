@@ -13,8 +13,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lrflow.columns import COSINE
 from lrflow.training import group_norms
-from lrflow.training.group_norms import COSINE, GroupNorms, NormMeter, RunMeter
+from lrflow.training.group_norms import GroupNorms, NormMeter, RunMeter
 
 KINDS = ("grad_norm", "weight_norm", "update_norm", "update_ratio")
 

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 import lrflow.training.loops
 import lrflow.training.signals
+from lrflow.columns import DATA_TIME, PEAK, SAMPLES, STEPS
 from lrflow.config import compose
 from lrflow.tasks import train as task
 from lrflow.training import machine
-from lrflow.training.block import DATA_TIME
 
 WORK, FETCH = 2**-4, 2**-6  # seconds per batch
 
@@ -32,10 +32,10 @@ def test_the_throughput_is_that_of_the_steps_since_the_last_one(tmp_path: Path) 
     start = 0
     for step, row in enumerate(rows):
         assert 0 < float(row[DATA_TIME]) < float(row["train/step_time"])
-        if row[machine.STEPS]:
+        if row[STEPS]:
             speed = (step + 1 - start) / sum(float(one["train/step_time"]) for one in rows[start : step + 1])
-            assert float(row[machine.STEPS]) == pytest.approx(speed, rel=1e-3)
-            assert float(row[machine.SAMPLES]) == pytest.approx(128 * speed, rel=1e-3)
+            assert float(row[STEPS]) == pytest.approx(speed, rel=1e-3)
+            assert float(row[SAMPLES]) == pytest.approx(128 * speed, rel=1e-3)
             start = step + 1
     assert start == 10
 
@@ -45,7 +45,7 @@ def test_the_memory_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**31)
     for kind, expected in (("cpu", 1.5), ("cuda", 2.0)):
         trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(kind)))
-        assert machine.machine_use(trainer, 5, 2.0) == {machine.STEPS: 2.5, machine.PEAK: expected}
+        assert machine.machine_use(trainer, 5, 2.0) == {STEPS: 2.5, PEAK: expected}
     monkeypatch.setattr(machine, "peak_memory", lambda: None)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     assert machine.machine_use(trainer, 1, 0.0) == {}

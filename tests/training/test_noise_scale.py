@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from lrflow.columns import NOISE_SCALE
 from lrflow.layers import Rule
 from lrflow.training.noise_meter import count_examples
-from lrflow.training.noise_scale import NOISE_SCALE, estimate_noise
+from lrflow.training.noise_scale import estimate_noise
 
 SIZE, MEAN, SPREAD = 8, 0.2, 0.5
 SQUARED, TRACE = SIZE * MEAN**2, SIZE * SPREAD**2  # |G|^2 and tr(S) of `Linear` on `Gaussian`

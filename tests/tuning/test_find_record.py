@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lrflow.tuning.confirmation import Confirmation
-from lrflow.tuning.find_record import Record, plot_range_test
-from lrflow.tuning.range_test import RangeTest
+from lrflow.tuning.find_record import RangeTest, Record, plot_range_test
 from lrflow.tuning.suggestion import suggest_lr
 
 RATES = np.geomspace(1e-6, 10, 80)

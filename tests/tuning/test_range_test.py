@@ -13,7 +13,8 @@ from torch import nn
 from lrflow.layers import Rule, resolve
 from lrflow.schedules import Cosine, Schedule
 from lrflow.training import Block
-from lrflow.tuning.range_test import CHECK_EVERY, RangeSweep, RangeTest, _TrainingLossReader, sweep_plan
+from lrflow.tuning.find_record import RangeTest
+from lrflow.tuning.range_test import CHECK_EVERY, RangeSweep, _TrainingLossReader, sweep_plan
 
 
 def test_groups_rise_by_equal_factors_at_constant_ratios() -> None:
