@@ -19,7 +19,7 @@ from lrflow.config.composition.overrides import Override
 from lrflow.config.differences import content_of, differences
 from lrflow.config.origins import as_yaml
 from lrflow.config.schemas.task import Forecast as ForecastTask
-from lrflow.display import COLOURS, GREY, INK, Grid, QuietConsole, plain_axes, save_figure
+from lrflow.display import CURVES, GREY, INK, Grid, QuietConsole, plain_axes, save_figure
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_json, write_whole
 from lrflow.metric import as_list
@@ -264,13 +264,13 @@ def _draw(
     for index, run in enumerate(runs):
         above.plot(run.after, run.values, color=GREY, linewidth=1, label="fitted to" if not index else None)
         below.plot(np.arange(len(run.rates)), run.rates, color=GREY, linewidth=1)
-    above.fill_between(found.after, found.low, found.high, color=COLOURS[0], alpha=0.18, linewidth=0)
-    above.plot(found.after, found.loss, color=COLOURS[0], linewidth=2, label="forecast, with its 90% band")
-    below.plot(np.arange(len(rates)), rates, color=COLOURS[0], linewidth=2)
+    above.fill_between(found.after, found.low, found.high, color=CURVES[0], alpha=0.18, linewidth=0)
+    above.plot(found.after, found.loss, color=CURVES[0], linewidth=2, label="forecast, with its 90% band")
+    below.plot(np.arange(len(rates)), rates, color=CURVES[0], linewidth=2)
     if real is not None:
-        above.plot(real.after, real.values, color=COLOURS[1], linewidth=1.2, label="real")
+        above.plot(real.after, real.values, color=CURVES[1], linewidth=1.2, label="real")
     for one in best:
-        below.plot(np.arange(len(one.rates)), one.rates, color=COLOURS[2], linewidth=1.5, label="lowest predicted end")
+        below.plot(np.arange(len(one.rates)), one.rates, color=CURVES[2], linewidth=1.5, label="lowest predicted end")
         below.legend(frameon=False, fontsize=9, labelcolor=INK)
     # The first losses after the warmup are far above the rest, which then would be flat.
     seen = np.concatenate([found.low, *(run.values for run in runs), *([real.values] if real is not None else [])])

@@ -19,7 +19,7 @@ import torch
 from lrflow.config import instantiate
 from lrflow.config.saved import load_config
 from lrflow.config.validation import validate
-from lrflow.display import COLOURS, GREY, INK, plain_axes
+from lrflow.display import CURVES, GREY, INK, plain_axes
 from lrflow.wording import number
 
 from .model import Surface
@@ -109,7 +109,7 @@ def _draw(runs: Sequence[Run], columns: int, file: Path) -> None:
     grid = figure.add_gridspec(2, 1, height_ratios=[rows * height, 2.4])
     paths, charts = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     cells = paths.subplots(rows, columns, squeeze=False).ravel()
-    colours = [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
+    colours = [CURVES[index % len(CURVES)] for index in range(len(runs))]
     for axes, run, colour in zip(cells, runs, colours, strict=False):
         _draw_path(axes, run, colour)
     for axes in cells[len(runs) :]:
