@@ -149,11 +149,11 @@ class Config(schema.Section):
 
     @property
     def tuned(self) -> TunedRun | None:
-        """The run from which the LR is taken (`optimizer.lr=from:RUN`); None: the LR is its own."""
+        """The run that gives the LR (`optimizer.lr=from:RUN` or `scaling=transfer`); None: the config gives it."""
         return self._tuned
 
     def take_lr_of(self, tuned: TunedRun) -> None:
-        """Set the run from which the LR is taken, once the length of this run is known."""
+        """Set the run that gives the LR; the LR is computed once the length of this run is known."""
         self._tuned = tuned
 
     @property

@@ -1,4 +1,4 @@
-"""The run from which a config takes its LR (`optimizer.lr=from:RUN`), as its folder describes it."""
+"""The run that gives a config its LR (`optimizer.lr=from:RUN`, `scaling=transfer`), as its folder describes it."""
 
 from __future__ import annotations
 

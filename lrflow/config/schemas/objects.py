@@ -1,4 +1,4 @@
-"""Schemas of the groups that build objects: optimizer, schedule, layers, feedback, model and data."""
+"""Schemas of the groups that build objects: optimizer, schedule, feedback, model and data."""
 
 from __future__ import annotations
 
