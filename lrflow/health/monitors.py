@@ -19,6 +19,7 @@ from lrflow.health.detector import Detection, Detector, Watch
 from lrflow.health.history import Facts
 from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan
+from lrflow.plan.values import peak_step
 from lrflow.training.monitor import Monitor, Watched
 
 _SAMPLED_STEPS = 1000  # steps at which the plan is searched for its peak
@@ -85,7 +86,7 @@ def facts_of(config: Config, plan: Plan) -> Facts:
     metric = config.trainer.checkpoint.metric
     return Facts(
         steps=plan.horizon.steps,
-        warmup=int(steps[np.argmax(rates >= 0.999 * rates.max())]),
+        warmup=int(steps[peak_step(rates)]),
         lr=lr,
         multiple=lr / config.optimizer.lr,
         decays=bool(rates[-1] < 0.5 * rates.max()),

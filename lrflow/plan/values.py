@@ -211,6 +211,15 @@ class PlanBase:
         }
 
 
+def peak_step(rates: Floats) -> int:
+    """Return the first index at which LRs are at their highest, to 0.1%: the warmup has ended there.
+
+    Args:
+        rates: LRs, not all 0; [n].
+    """
+    return int(np.argmax(rates >= 0.999 * rates.max()))
+
+
 def curves_of(groups: Sequence[Group], schedule: Curve) -> list[Curve]:
     """Return the curve of each group, in which floors given as an LR are fractions of the group's own peak.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from lrflow.display import CURVES, GREY, INK, Grid, QuietConsole, plain_axes, sa
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_json, write_whole
 from lrflow.metric import as_list
+from lrflow.plan.values import peak_step
 from lrflow.runs import RunFolder
 from lrflow.schedules.time import Floats
 from lrflow.tasks.plan import compile_plan
@@ -69,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
     except ValueError as error:
         hint = "give a branch with a cooldown"
         raise ConfigError([Problem("task.from", str(error), ", ".join(map(str, folders)), hint)]) from None
-    warm = int(np.argmax(rates >= 0.999 * rates.max())) + 1
+    warm = peak_step(rates) + 1
     found = fit.predict(rates, spread(min(warm, len(rates)), len(rates), DRAWN))
     ranked = rank_schedules(fit.law, rates, horizon) if task.best else []
     folder = open_folder(config, None, f"forecast-{config.title}")
@@ -115,9 +116,10 @@ def _check_same(config: Config, folders: list[Path], against: str | None) -> Non
             problems += [replace(problem, key=key) for problem in error.problems]
             continue
         found = {**differences(wanted, own), **differences(own, wanted)}
-        for name, value in _flat(found).items():
+        for keys in _leaves(found):
+            name, ours = ".".join(keys), _value(wanted, keys)
             message = f"{folder} has another {name} than this run: a forecast is for runs that differ in their LRs only"
-            problems.append(Problem(key, message, _shown(own, name, value), f"{name}={_shown(wanted, name, value)}"))
+            problems.append(Problem(key, message, _value(own, keys), f"{name}={'null' if ours is None else ours}"))
     if problems:
         raise ConfigError(problems)
 
@@ -129,18 +131,19 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     return dict(plain)
 
 
-def _flat(nested: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the keys that lead to each value in nested mappings."""
     for key, value in nested.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) and value else {f"{before}{key}": value}
-    return found
+        inner = _leaves(value) if isinstance(value, Mapping) and value else [()]
+        yield from ((key, *keys) for keys in inner)
 
 
-def _shown(content: Mapping[str, Any], name: str, default: Any) -> Any:
+def _value(content: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """Return the value to which keys lead; None if there is none."""
     value: Any = content
-    for key in name.split("."):
+    for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return default if value is None and default is None else value
+    return value
 
 
 def _read_real(folder: Path, metric: str) -> Losses:
@@ -168,7 +171,7 @@ def _remarks(fit: Fit, runs: list[Losses], rates: Floats) -> list[str]:
 
 def _low_steps(rates: Floats, until: int) -> int:
     """Return for how many of the first steps, after the peak is reached, the LR is below half of it."""
-    return int((rates[int(np.argmax(rates)) : until] < rates.max() / 2).sum())
+    return int((rates[peak_step(rates) : until] < rates.max() / 2).sum())
 
 
 def _print_fit(metric: str, fit: Fit, runs: list[Losses], print_line: Any) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import LinearConstraint, minimize
 
+from lrflow.plan.values import peak_step
 from lrflow.schedules import Constant, Cosine, Curve, Horizon, Linear, Schedule
 from lrflow.schedules.time import Floats
 from lrflow.tuning.loss_law import LossLaw, RateCurve
@@ -56,7 +57,7 @@ def rank_schedules(law: LossLaw, rates: Floats, horizon: Horizon) -> list[Candid
         horizon: length of the run.
     """
     peak, steps = float(rates.max()), len(rates)
-    warmup = int(np.argmax(rates >= 0.999 * peak))
+    warmup = peak_step(rates)
     last = np.array([steps])
     found = []
     for name, curve in known_schedules(warmup).items():

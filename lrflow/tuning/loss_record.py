@@ -14,7 +14,7 @@ from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.history import read_history
 from lrflow.metric import TRAIN_LOSS
 from lrflow.plan import Plan
-from lrflow.plan.values import PlanBase
+from lrflow.plan.values import PlanBase, peak_step
 from lrflow.runs import RunFolder
 from lrflow.schedules.time import Floats
 from lrflow.tuning.loss_fit import LEAST_OF_A_RUN, LEAST_POINTS, Losses
@@ -23,8 +23,6 @@ from lrflow.wording import counted
 VALIDATION_LOSS = "val/loss"
 MOST_POINTS = 100
 """Losses of the longest run that a fit uses, about; of more, means over stretches of equal length in all runs."""
-
-_AT_PEAK = 0.999  # of the highest LR: the warmup has ended
 
 
 def main_rates(plan: PlanBase, steps: int | None = None) -> tuple[str, Floats]:
@@ -73,7 +71,7 @@ def read_losses(folder: Path, metric: str) -> Losses:
     # The training loss of step n is computed before its update, a validation after it.
     after = series.steps + (0 if metric == TRAIN_LOSS else 1)
     rates = _used(planned, history[columns[1]], history[columns[2]])
-    warm = int(np.argmax(rates >= _AT_PEAK * rates.max())) + 1
+    warm = peak_step(rates) + 1
     known = np.isfinite(series.values) & (series.values > 0) & (after >= warm) & (after <= len(rates))
     last = np.append(np.diff(after) > 0, True)[: len(after)]  # of rows of one step, after a rollback
     found = Losses(str(folder), rates, after[known & last], series.values[known & last])
