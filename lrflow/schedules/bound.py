@@ -22,7 +22,7 @@ from lrflow.schedules.schedule import Schedule
 from lrflow.schedules.time import Floats, Horizon
 
 MOST_STEPS = 1_000_000
-"""Steps at which a curve is evaluated; a longer run is sampled evenly."""
+"""Steps at which a curve is evaluated: of a longer run, those of its second half are its last steps."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,22 @@ class LastIterate:
     best_lr: float
 
 
-def last_iterate(multipliers: Floats) -> LastIterate | None:
+def last_iterate(multipliers: Floats, counts: Floats | float = 1.0) -> LastIterate | None:
     """Return the lowest bound that any base LR gives, and that base LR; None for a curve that is 0 throughout.
 
     Steps at the end whose multiplier is 0 change no weight and are left out.
 
     Args:
         multipliers: multiplier of the base LR at each step [T], at least 0.
+        counts: how many steps each of them stands for [T]; with 1 for each the bound is exact.
     """
     eta = np.trim_zeros(np.asarray(multipliers, dtype=np.float64), "b")
     if not eta.size:
         return None
-    sums, squares = (np.cumsum(values[::-1])[::-1] for values in (eta, eta**2))
+    moved = eta * np.broadcast_to(counts, np.shape(multipliers))[: eta.size]
+    sums, squares = (np.cumsum(values[::-1])[::-1] for values in (moved, moved * eta))
     means = squares / sums
-    noise = float(means[0] + np.sum(eta[:-1] / sums[1:] * means[:-1]))
+    noise = float(means[0] + np.sum(moved[:-1] / sums[1:] * means[:-1]))
     total = float(sums[0])
     return LastIterate(math.sqrt(noise / total), 1 / math.sqrt(noise * total))
 
@@ -59,12 +61,14 @@ def last_iterate(multipliers: Floats) -> LastIterate | None:
 def last_iterate_of(curve: Curve, horizon: Horizon) -> LastIterate | None:
     """Return the same for a curve over a run; None for a curve that is 0 throughout."""
     steps = horizon.steps
-    taken = min(steps, MOST_STEPS)
-    found = last_iterate(
-        curve(np.linspace(0, steps - 1, taken).round() if taken < steps else np.arange(steps), horizon)
-    )
-    shorter = math.sqrt(taken / steps)  # both are proportional to 1 / sqrt(steps) for a given shape
-    return found and LastIterate(found.bound * shorter, found.best_lr * shorter)
+    if steps <= MOST_STEPS:
+        return last_iterate(curve(np.arange(steps), horizon))
+    # The last steps count one by one, as S_k is small there; each of the others stands for as many as lie around it.
+    half = MOST_STEPS // 2
+    edges = np.linspace(0, steps - half, half + 1).round()
+    counts = np.concatenate([np.diff(edges), np.ones(half)])
+    at = np.concatenate([np.floor((edges[:-1] + edges[1:]) / 2), np.arange(steps - half, steps)])
+    return last_iterate(curve(at, horizon), counts)
 
 
 def relative_bound(curve: Curve, horizon: Horizon) -> float | None:
