@@ -186,5 +186,18 @@ function options(place) {
 // Screen readers name the search, which the theme does not.
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
 
+// What is wider than its place scrolls sideways, by the keyboard too, once it can have the focus.
+const wide = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollWidth <= target.clientWidth) { target.removeAttribute("tabindex"); continue; }
+    target.tabIndex = 0;
+    target.setAttribute("role", "group");
+    target.setAttribute("aria-label", target.tagName === "CODE" ? "Code" : "Table");
+  }
+});
+window.addEventListener("load", () => { // the theme has wrapped the tables by now
+  for (const one of document.querySelectorAll("pre > code, .md-typeset__scrollwrap")) wide.observe(one);
+});
+
 const FIGURES = { filter, noise, quadratic };
 for (const place of document.querySelectorAll(".interactive")) FIGURES[place.dataset.figure](place);
