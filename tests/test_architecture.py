@@ -22,7 +22,7 @@ FLOORS = {
     "finding": 3, "history": 3, "layers": 3, "models": 3, "data": 3, "remote": 3,
     "augment": 4, "clip": 4, "optimizers": 4, "plan": 4, "feedback": 4, "huggingface": 4,
     "config": 5,
-    "loggers": 6,
+    "loggers": 6, "translate": 6,
     "training": 7,
     "callbacks": 8,
     "health": 8,

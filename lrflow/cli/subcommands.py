@@ -197,6 +197,12 @@ def _schema(given: argparse.Namespace) -> None:
     put(sys.stdout, schema_text(Catalogue([Path(folder) for folder in given.config_dir])))
 
 
+def _translate(given: argparse.Namespace) -> None:
+    from lrflow.cli.translate import show_translation
+
+    show_translation(given.file, given.kind, given.out, given.devices, given.samples, given.entry)
+
+
 def _init(given: argparse.Namespace) -> None:
     from lrflow.cli.new_project import init
 
@@ -229,6 +235,15 @@ def _options_of_list(parser: argparse.ArgumentParser) -> None:
 
 def _options_of_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-dir", action="append", default=[])
+
+
+def _options_of_translate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?")
+    parser.add_argument("--from", dest="kind")
+    for name in ("--out", "--entry"):
+        parser.add_argument(name)
+    for name in ("--devices", "--samples"):
+        parser.add_argument(name, type=int)
 
 
 SUBCOMMANDS = {
@@ -267,6 +282,12 @@ SUBCOMMANDS = {
         "print the JSON schema of configs and options, for editors: lrflow schema > lrflow.schema.json",
         _options_of_schema,
         _schema,
+    ),
+    "translate": Subcommand(
+        "FILE [--from KIND] [--devices N] [--samples N] [--entry NAME] [--out options/recipe/NAME.yaml]",
+        "turn a training config of another tool into a recipe with the same LR at every step",
+        _options_of_translate,
+        _translate,
     ),
     "init": Subcommand(
         "FOLDER",

@@ -364,7 +364,10 @@ class Schedule(Curve):
             problems.append(Problem("hold", message, str(self.hold), f"give a warmup of {whole} steps, or none"))
         elif hold > 1 and not self.duration_problems(horizon):
             alone = replace(self, hold=NO_TIME)
-            steps = np.union1d(sampled(horizon.steps, 1 << 17), [self.phase(horizon).start])
+            start = self.phase(horizon).start
+            steps = np.union1d(sampled(horizon.steps, 1 << 17), [start])
+            if self.warmup_mode == "override":  # whose rise to the peak ends in a drop: the shape's own top counts
+                steps = steps[steps >= start]
             moving = alone(steps, horizon)
             held = (
                 alone(np.arange(0, horizon.steps, hold), horizon) if self.hold_part == "all" else self(steps, horizon)

@@ -1,0 +1,77 @@
+"""Which tool a file is of, and what is wrong with files that are of none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lrflow.errors import ConfigError
+from lrflow.translate import TOOLS, Facts, translate
+
+FILES = {
+    "huggingface": ("args.yaml", "per_device_train_batch_size: 8\nlearning_rate: 2e-5\nseed: 1\nweight_decay: 0.1\n"),
+    "timm": ("args.yaml", "opt: adamw\nlr: 1e-3\nsched: cosine\nepochs: 10\nmodel: vit\n"),
+    "lightning": ("config.yaml", "trainer: {max_epochs: 3}\noptimizer: {class_path: torch.optim.Adam}\n"),
+    "nanogpt": ("train_gpt.py", "learning_rate = 1e-3\nmax_iters = 100\nwarmup_iters = 10\n"),
+    "torchvision": ("run.sh", "python train.py --lr 0.5 --lr-scheduler steplr \\\n  --epochs 4 # on one GPU\n"),
+}
+
+
+def test_each_kind_is_found_by_its_keys(tmp_path: Path) -> None:
+    for kind, (name, text) in FILES.items():
+        (tmp_path / name).write_text(text)
+        assert TOOLS[kind].label in translate(tmp_path / name, Facts()).source
+        assert TOOLS[kind].label in translate(tmp_path / name, Facts(), kind).source
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", b"apples: 3\npears: 4\n", r"(?s)is of no kind that is known.*huggingface: .*nanogpt: "),
+        ("a.yaml", b"- 1\n- 2\n", "holds no keys"),
+        ("a.yaml", b"a: [1\nb: 2", "a.yaml:2"),
+        ("a.yaml", b"a: !!python/object/apply:os.system [echo]\n", "could not determine a constructor"),
+        ("a.yaml", b"a: &a [1,1,1,1,1,1,1,1]\n" + b"".join(
+            b"%c: &%c [%s]\n" % (letter, letter, b",".join([b"*%c" % (letter - 1)] * 12)) for letter in b"bcdefgh"
+        ), "aliases"),
+        ("a.json", b'{"a": 1,}', "is no JSON"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.yaml", b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        ("a.json", b'{"seed": 1' + b"0" * 5000 + b"}", "too many digits"),
+        ("a.py", b"x = (", "is no Python file"),
+        ("a.py", b"x = " + b"-" * 100_000 + b"1", "nested too deeply|is no Python file"),
+        ("training_args.bin", b"\x80\x02}\0", r"(?s)nothing of a pickle is loaded.*args.to_dict"),
+        ("trainer_state.json", b'{"log_history": [], "max_steps": 3, "num_train_epochs": 1}', "is the state of a run"),
+        ("a.sh", b"train --lr 'unclosed", "is no command line"),
+        ("a.yaml", b"sched: cosine\nopt: sgd\nlr: fast\n", "lr = 'fast': expected a number"),
+        ("a.yaml", b"sched: cosin\nopt: sgd\nlr: 1\n", r"(?s)sched = 'cosin'.*did you mean cosine\?"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_translated_is_one_problem(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        translate(tmp_path / name, Facts())
+    assert len(caught.value.problems) == 1
+
+
+def test_nothing_of_a_file_is_executed(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    attacks = [f"__import__('pathlib').Path({str(touched)!r}).touch()", "2 ** 10 ** 10", "'a' * 10 ** 9", "9 ** 9e9"]
+    lines = [f"x{i} = {attack}" for i, attack in enumerate(attacks)]
+    (tmp_path / "a.py").write_text("\n".join(["max_iters = 10", "warmup_iters = 1", "lr_decay_iters = 10", *lines]))
+    found = translate(tmp_path / "a.py", Facts())
+    assert not touched.exists()
+    assert {f"x{i}" for i in range(len(attacks))} <= {*found.left}
+
+
+def test_unknown_keys_are_named_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "opt: sgd\nlr: 0.1\nsched: cosine\nwarmup_epoch: 5\ndrop_path: 0.1\nbce_loss: false\n"
+    )
+    left = translate(tmp_path / "a.yaml", Facts()).left
+    assert {*left} == {"warmup_epoch", "drop_path"}
+    assert "did you mean warmup_epochs?" in left["warmup_epoch"]
+    assert "model=custom" in left["drop_path"]
