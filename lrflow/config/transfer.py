@@ -10,11 +10,12 @@ from omegaconf import OmegaConf
 
 from lrflow.config.checks.tuned_run import changed_settings
 from lrflow.config.config import Config
+from lrflow.config.schemas.objects import Optimizer
 from lrflow.config.targets import defaults, locate, optimizer_traits
 from lrflow.config.tuned_run import TunedRun
 from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem
-from lrflow.limits import FROM
+from lrflow.optimizers.routed import route_key
 from lrflow.plan import Plan
 from lrflow.plan.theory import describe_ratio, main_curve
 from lrflow.plan.transfer import Factor, of_batch, of_betas, of_horizon, of_weight_decay
@@ -22,7 +23,7 @@ from lrflow.schedules import Horizon
 from lrflow.schedules.bound import BestLRRatio, best_lr_ratio
 from lrflow.wording import joined, number
 
-SOURCE = "arXiv 2310.07831"
+_THEORY = "the best LRs of the two schedules, by theory (arXiv 2310.07831)"
 
 
 def settled(config: Config, horizon: Horizon, report: Callable[[Any], None]) -> Config:
@@ -47,7 +48,7 @@ def settled(config: Config, horizon: Horizon, report: Callable[[Any], None]) -> 
     given = {key: _plain(OmegaConf.select(source, key)) for key in values}
     for key, value in values.items():
         OmegaConf.update(source, key, value)
-    record = {"from": tuned.path, "lr": tuned.lr, "factors": factors, "given": given}
+    record = {"from": tuned.path, "lr": tuned.lr(), "factors": factors, "given": given}
     OmegaConf.update(source, "scaling.found", record, force_add=True)
     for line in _differences(config, tuned, horizon):
         report(f"warning: {line}")
@@ -62,12 +63,11 @@ def _for_schedule(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the LRs of `optimizer.lr=from:RUN` by their keys, and the factors on them."""
     ratio, values = _ratio(config, tuned, horizon), {}
-    rates = {"optimizer.lr": tuned.lr, **{f"optimizer.routes.{n}.lr": tuned.lr_of(n) for n in config.optimizer.routes}}
-    why = f"the best LRs of the two schedules, by theory ({SOURCE})"
+    rates = {f"{route_key(route)}.lr": tuned.lr(route) for route in (None, *config.optimizer.routes)}
     for key, before in rates.items():
         lr = float(f"{before * ratio.total:.6g}")
         values[key] = lr
-        report(f"{key} {number(lr)} = {number(before)} of {tuned.path} x {describe_ratio(ratio)}: {why}")
+        report(f"{key} {number(lr)} = {number(before)} of {tuned.path} x {describe_ratio(ratio)}: {_THEORY}")
     return values, {"schedule": ratio.schedule, "length": ratio.length}
 
 
@@ -75,59 +75,54 @@ def _transferred(
     config: Config, tuned: TunedRun, horizon: Horizon, report: Callable[[Any], None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that `scaling=transfer` gives by their keys, and the factors on them by optimizer."""
-    asked, factors, values = config.scaling, dict[str, Any](), dict[str, Any]()
+    asked, values, factors = config.scaling, dict[str, Any](), dict[str, Any]()
     batch, samples = _sizes(config, tuned, horizon)
+    shape = _ratio(config, tuned, horizon).schedule if asked.transfers("schedule") else None
     for key, own in config.optimizer.members.items():
-        node, traits = own.node(), optimizer_traits(own.target)
-        route = key.rpartition(".")[2] if key != "optimizer" else None
-        theirs = tuned.optimizer if route is None else tuned.routes[route]
-        lr = tuned.lr if route is None else tuned.lr_of(route)
-        lr = own.lr if f"{key}.lr" in tuned.kept else lr
-        parts = []
-        if asked.transfers("schedule"):
-            shape = _ratio(config, tuned, horizon).schedule
-            parts.append(Factor("schedule", shape, f"the best LRs of the two schedules, by theory ({SOURCE})"))
+        before = _settings_before(tuned, key, own)
+        traits = optimizer_traits(own.target)
+        parts = [] if shape is None else [Factor("schedule", shape, _THEORY)]
         if asked.transfers("horizon"):
             parts.append(of_horizon(samples, asked.exponent))
         if asked.transfers("batch") and traits.mup is not None:
             parts.append(of_batch(batch, traits.mup))
-        total = math.prod(part.value for part in parts)
-        lines = [f"{key}.lr {number(lr * total)} = {number(lr)} x {number(total)}", *_lines(parts)]
-        values[f"{key}.lr"] = float(f"{lr * total:.6g}")
+        ratio = math.prod(part.value for part in parts)
+        found: dict[str, Any] = {"lr": float(f"{before['lr'] * ratio:.6g}")}
+        found |= {name: before[name] for name in ("weight_decay", "betas") if before.get(name) and name in own.node()}
+        lines = [f"{key}.lr {number(found['lr'])} = {number(before['lr'])} x {number(ratio)}"]
+        lines += [f"  {part.describe()}" for part in parts]
         if asked.transfers("batch") and traits.mup is None and batch != 1:
             lines.append(f"  batch: not scaled, since no rule is known for {own.target.rpartition('.')[2]}")
-
-        def reference(name: str) -> Any:
-            typed = f"{key}.{name}" in tuned.kept  # noqa: B023  # called in this iteration only
-            return (node if typed else theirs).get(name, defaults(own.target).get(name))  # noqa: B023
-
-        decay = reference("weight_decay")
-        if decay and "weight_decay" in node:
-            values[f"{key}.weight_decay"] = decay
-        if decay and asked.transfers("weight_decay") and traits.is_decoupled(node):
-            parts.append(of_weight_decay(total, batch, samples))
-            values[f"{key}.weight_decay"] = float(f"{decay * parts[-1].value:.6g}")
-            lines.append(_changed(f"{key}.weight_decay", decay, values, parts[-1]))
-        betas = reference("betas")
-        if betas and "betas" in node:
-            values[f"{key}.betas"] = list(betas)
-        if betas and asked.transfers("betas") and traits.mup == "adam":
-            parts.append(of_betas(batch))
-            values[f"{key}.betas"] = [betas[0], float(f"{betas[1] ** batch:.9g}"), *betas[2:]]
-            lines.append(_changed(f"{key}.betas", betas, values, parts[-1]))
+        if before.get("weight_decay") and asked.transfers("weight_decay") and traits.is_decoupled(own.node()):
+            part = of_weight_decay(ratio, batch, samples)
+            found["weight_decay"] = float(f"{before['weight_decay'] * part.value:.6g}")
+            lines.append(
+                f"  {key}.weight_decay {found['weight_decay']:g} instead of {before['weight_decay']:g}: {part.why}"
+            )
+            parts.append(part)
+        if before.get("betas") and asked.transfers("betas") and traits.mup == "adam":
+            part, betas = of_betas(batch), list(before["betas"])
+            found["betas"] = [betas[0], float(f"{betas[1] ** part.value:.9g}"), *betas[2:]]
+            lines.append(f"  {key}.betas {found['betas']} instead of {betas}: {part.why}")
+            parts.append(part)
+        values |= {f"{key}.{name}": value for name, value in found.items()}
         factors[key] = [part.record() for part in parts]
         report("\n".join([f"transfer from {tuned.path}: {lines[0]}", *lines[1:]]))
     return values, factors
 
 
-def _lines(parts: list[Factor]) -> list[str]:
-    return [f"  {part.describe()}" for part in parts]
+def _settings_before(tuned: TunedRun, key: str, own: Optimizer) -> dict[str, Any]:
+    """Return the settings of an optimizer of the tuned run; those that are typed take their place.
 
-
-def _changed(key: str, before: Any, values: dict[str, Any], part: Factor) -> str:
-    now = values[key]
-    texts = [f"{each:g}" if isinstance(each, float) else str(list(each)) for each in (now, before)]
-    return f"  {key} {texts[0]} instead of {texts[1]}: {part.why}"
+    Args:
+        tuned: the tuned run.
+        key: config key of the optimizer.
+        own: the same optimizer of the new run.
+    """
+    route = None if key == "optimizer" else key.rpartition(".")[2]
+    theirs = {**tuned.settings(route), "lr": tuned.lr(route)}
+    typed = {name: value for name, value in own.node().items() if f"{key}.{name}" in tuned.kept}
+    return {**defaults(own.target), **theirs, **typed}
 
 
 def _sizes(config: Config, tuned: TunedRun, horizon: Horizon) -> tuple[float, float]:
@@ -155,17 +150,16 @@ def _ratio(config: Config, tuned: TunedRun, horizon: Horizon) -> BestLRRatio:
 
     Of a run whose groups have schedules of their own, the one counts that most of its parameters follow.
     """
-    value = f"{FROM}{tuned.path}" if tuned.key == "optimizer.lr" else tuned.path
     try:
         before = Plan.from_dict(tuned.plan, resolve=locate)
     except ConfigError as error:
         text = "; ".join(str(problem) for problem in error.problems)
-        raise ConfigError([Problem(tuned.key, f"its plan.json cannot be read: {text}", value)]) from error
+        raise ConfigError([Problem(tuned.key, f"its plan.json cannot be read: {text}", tuned.given)]) from error
     curve = main_curve(before)
     own = config.schedule.curve().split_settings()[0]
     ratio = best_lr_ratio((own, horizon), (curve, before.horizon)) if curve else None
     if ratio is None:
-        raise ConfigError([Problem(tuned.key, "one of the two schedules is 0 at every step", value)])
+        raise ConfigError([Problem(tuned.key, "one of the two schedules is 0 at every step", tuned.given)])
     return ratio
 
 

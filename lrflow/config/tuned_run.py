@@ -74,22 +74,22 @@ class TunedRun:
         return cls(path, optimizer, plan, model, folder.read_summary().get("status"), key)
 
     @property
-    def lr(self) -> float:
-        """Its peak LR, also if a batch scaling changed that of its config."""
-        return float(self.optimizer["lr"]) * self._scaled
+    def given(self) -> str:
+        """The value of the key that names it."""
+        return as_given(self.key, self.path)
 
     @property
     def routes(self) -> dict[str, Mapping[str, Any]]:
         """Its other optimizers, by route."""
         return dict(self.optimizer.get("routes") or {})
 
-    def lr_of(self, route: str) -> float:
-        """Return the peak LR of a route's optimizer."""
-        return float(self.routes[route]["lr"]) * self._scaled
+    def settings(self, route: str | None = None) -> Mapping[str, Any]:
+        """Return the settings of its main optimizer, or of that of a route."""
+        return self.optimizer if route is None else self.routes[route]
 
-    @property
-    def _scaled(self) -> float:
-        return float((self.plan.get("scaling") or {}).get("factor", 1.0))
+    def lr(self, route: str | None = None) -> float:
+        """Return the peak LR of its main optimizer or of that of a route, as its batch scaling made it."""
+        return float(self.settings(route)["lr"]) * float((self.plan.get("scaling") or {}).get("factor", 1.0))
 
 
 def replace_lr_of_run(content: dict[str, Any], typed: Collection[str] = ()) -> tuple[TunedRun | None, list[Problem]]:
@@ -113,20 +113,25 @@ def replace_lr_of_run(content: dict[str, Any], typed: Collection[str] = ()) -> t
             message = "scaling=transfer takes the LR of a run already"
             return None, [Problem("optimizer.lr", message, given, "leave it out, or scaling=none")]
         path, key = given.removeprefix(FROM).strip(), "optimizer.lr"
+        optimizer["lr"] = REFERENCE  # a run that cannot be read is the only problem
     elif isinstance(asked.get("from"), str) and not asked.get("found"):
         path, key = asked["from"], "scaling.from"
     else:
         return None, []
-    optimizer["lr"] = optimizer["lr"] if key == "scaling.from" else REFERENCE
     try:
         tuned = TunedRun.read(path, key)
     except ConfigError as error:
         return None, error.problems
     if key == "optimizer.lr":
-        optimizer["lr"] = tuned.lr
+        optimizer["lr"] = tuned.lr()
         return tuned, []
     return replace(tuned, kept=frozenset(typed)), []
 
 
+def as_given(key: str, path: str) -> str:
+    """Return the value of a key that names a run by its folder."""
+    return f"{FROM}{path}" if key == "optimizer.lr" else path
+
+
 def _invalid(key: str, path: str, message: str, hint: str | None = None) -> ConfigError:
-    return ConfigError([Problem(key, message, f"{FROM}{path}" if key == "optimizer.lr" else path, hint)])
+    return ConfigError([Problem(key, message, as_given(key, path), hint)])

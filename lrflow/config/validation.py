@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from lrflow.config.checks.keys import check_config
+from lrflow.config.checks.layers import check_multiples
 from lrflow.config.checks.metrics import check_modes, directions_of, fill_modes
 from lrflow.config.checks.pretrained import fill_architecture
 from lrflow.config.checks.tuned_run import check_tuned
@@ -180,11 +181,7 @@ def check_auto(config: Config) -> list[Problem]:
     elif config.optimizer.routes:
         message = "cannot be found for several optimizers at once"
         problems.append(Problem("optimizer.lr", message, AUTO, "use task=find, which scales all of them together"))
-    for index, rule in enumerate(config.layers.rules):
-        if isinstance(rule.lr, int | float):
-            message = "must be a multiple of the peak LR if optimizer.lr=auto"
-            problems.append(Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x"))
-    return problems
+    return [*problems, *check_multiples(config.layers.rules, "optimizer.lr=auto")]
 
 
 _Check = Callable[[Any], bool]

@@ -40,6 +40,19 @@ def check_names(rules: Sequence[schema.Rule]) -> list[Problem]:
     return problems
 
 
+def check_multiples(rules: Sequence[schema.Rule], why: str) -> Iterator[Problem]:
+    """Yield a problem for each rule with an absolute LR, in a config whose peak LR is known only later.
+
+    Args:
+        rules: rules of the config.
+        why: what makes it known only later, after `if`.
+    """
+    for index, rule in enumerate(rules):
+        if isinstance(rule.lr, int | float):
+            message = f"must be a multiple of the peak LR if {why}"
+            yield Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x")
+
+
 def check_freezing(rules: Sequence[Rule], horizon: Horizon | None, alone: bool = True) -> list[Problem]:
     """Return a problem for each rule that freezes or unfreezes its group too late, and one if nothing trains at first.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lrflow.config.checks.layers import check_multiples
 from lrflow.config.config import Config
 from lrflow.config.schemas.objects import Optimizer
 from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.tuned_run import TunedRun
 from lrflow.errors import Problem
-from lrflow.limits import FROM
 
 
 def check_tuned(config: Config, tuned: TunedRun) -> Iterator[Problem]:
@@ -20,7 +20,7 @@ def check_tuned(config: Config, tuned: TunedRun) -> Iterator[Problem]:
         config: of the run that takes it.
         tuned: the run from which it is taken.
     """
-    key, value = tuned.key, f"{FROM}{tuned.path}" if tuned.key == "optimizer.lr" else tuned.path
+    key, value = tuned.key, tuned.given
     if config.task.name not in ("train", "plan", *OF_A_RUN):
         hint = "give a number, or leave it out"
         yield Problem(key, f"task={config.task.name} does not take the LR of another run", value, hint)
@@ -32,10 +32,7 @@ def check_tuned(config: Config, tuned: TunedRun) -> Iterator[Problem]:
         message = f"the LR of {tuned.path} is taken as it was trained with, and not scaled once more"
         yield Problem("scaling", message, config.scaling.rule, "scaling=none, or a number for optimizer.lr")
     yield from _other_optimizers(config, tuned)
-    for index, rule in enumerate(config.layers.rules):
-        if isinstance(rule.lr, int | float):
-            message = "must be a multiple of the peak LR if that is taken from another run"
-            yield Problem(f"layers.rules[{index}].lr", message, rule.lr, "write a multiple, such as 10x")
+    yield from check_multiples(config.layers.rules, "that is taken from another run")
 
 
 def _other_optimizers(config: Config, tuned: TunedRun) -> Iterator[Problem]:
