@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.translate import huggingface, lightning, nanogpt, timm, torchvision
+from lrflow.translate import huggingface, lightning, mmengine, nanogpt, timm, torchvision
 from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source, read_source
 from lrflow.translate.translation import Translation
@@ -44,6 +44,7 @@ TOOLS = {
     "timm": Tool(timm.TOOL, timm.SIGNS, timm.KNOWN, timm.translate),
     "lightning": Tool(lightning.TOOL, lightning.SIGNS, lightning.KNOWN, lightning.translate, ("keys",)),
     "nanogpt": Tool(nanogpt.TOOL, nanogpt.SIGNS, nanogpt.KNOWN, nanogpt.translate, ("python", "flags")),
+    "mmengine": Tool(mmengine.TOOL, mmengine.SIGNS, mmengine.KNOWN, mmengine.translate, ("python",)),
     "torchvision": Tool(torchvision.TOOL, torchvision.SIGNS, torchvision.KNOWN, torchvision.translate),
 }
 """The tools by the word that `--from` takes."""

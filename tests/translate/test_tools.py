@@ -14,11 +14,16 @@ FILES = {
     "timm": ("args.yaml", "opt: adamw\nlr: 1e-3\nsched: cosine\nepochs: 10\nmodel: vit\n"),
     "lightning": ("config.yaml", "trainer: {max_epochs: 3}\noptimizer: {class_path: torch.optim.Adam}\n"),
     "nanogpt": ("train_gpt.py", "learning_rate = 1e-3\nmax_iters = 100\nwarmup_iters = 10\n"),
+    "mmengine": (
+        "retinanet.py",
+        "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))\ntrain_cfg = dict(max_epochs=3)\n",
+    ),
     "torchvision": ("run.sh", "python train.py --lr 0.5 --lr-scheduler steplr \\\n  --epochs 4 # on one GPU\n"),
 }
 
 
 def test_each_kind_is_found_by_its_keys(tmp_path: Path) -> None:
+    assert FILES.keys() == TOOLS.keys()
     for kind, (name, text) in FILES.items():
         (tmp_path / name).write_text(text)
         assert TOOLS[kind].label in translate(tmp_path / name, Facts()).source
