@@ -13,9 +13,10 @@ def number(value: float) -> str:
 
 
 def counted(count: int | str, noun: str) -> str:
-    """Return a count with its noun: `1 group`, `1,200 steps`; a count as text stays as it is: `2.5 epochs`."""
+    """Return a count with its noun: `1 group`, `1,200 steps`, `2 batches`; a count as text stays: `2.5 epochs`."""
     shown = count if isinstance(count, str) else f"{count:,}"
-    return f"{shown} {noun}{'' if shown == '1' else 's'}"
+    ending = "es" if noun.endswith(("tch", "sh", "s", "x")) else "s"
+    return f"{shown} {noun}{'' if shown == '1' else ending}"
 
 
 def duration(seconds: float) -> str:

@@ -260,7 +260,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
     import hydra
 
     from lrflow.cli.own_process import can_fork
-    from lrflow.cli.sweep_job import SweepJobs, is_trial_of_lrflow, run_job_of_sweep, settings_of_sweeper
+    from lrflow.cli.sweep_job import SweepJobs, collected, run_job_of_sweep, settings_of_sweeper
     from lrflow.config.composition.compose import MODULE, ROOT
     from lrflow.config.composition.hydra_options import adapt_hydra
     from lrflow.config.composition.literal import how_to_resume
@@ -281,15 +281,13 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
         if in_launchers_process:
             if os.getppid() != parent:  # the launcher was killed; joblib's worker would outlive it for minutes
                 os._exit(outcome.exit_code)
-            if outcome.error and not is_trial_of_lrflow():
-                raise outcome.error  # Hydra's sweeper reports only exceptions
             return outcome.picklable()
         outcomes.append(outcome)
         if isinstance(outcome.error, StoppedError):
             raise SystemExit(outcome.exit_code)  # ends the sweep, too
         return outcome
 
-    # lrflow's sweeper adds the outcomes of jobs in other processes, and sets the time at which the sweep has to stop.
+    # lrflow's sweeper replaces the outcomes by those of its trials, and sets the time at which the sweep has to stop.
     job.outcomes = outcomes  # type: ignore[attr-defined]
     job.times = times  # type: ignore[attr-defined]
     job.isolate = args.owns_process  # type: ignore[attr-defined]
@@ -298,7 +296,7 @@ def _run_hydra(args: Arguments, overrides: Sequence[str], jobs: CheckedJobs | No
     app = hydra.main(config_path=f"pkg://{MODULE}", config_name=ROOT, version_base="1.3")(job)
     logging.raiseExceptions = not args.info  # with --info Hydra logs into a pipe that may be closed
     try:
-        with _argv(args.for_hydra(overrides)), apart:
+        with _argv(args.for_hydra(overrides)), apart, collected(outcomes):
             app()
     finally:  # the summary is printed even if the sweep was interrupted
         if args.multirun and outcomes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,11 +55,11 @@ def show_problems(error: ConfigError, undone: str = "Nothing was run.") -> None:
         out.print(_title(f"{count} in this sweep of {counted(len(error.jobs), 'job')}"))
         for numbers, problems in error.found.items():
             out.print(_jobs(numbers, error.jobs))
-            out.print(*(_format(problem, out.width) for problem in problems), sep="\n")
+            out.print(*(_format(problem, out.width) for problem in problems), sep="\n", soft_wrap=True)
         out.print(Text("\nNo job was started.", "dim"))
         return
     out.print(_title(count))
-    out.print(*(_format(problem, out.width) for problem in error.problems), sep="\n")
+    out.print(*(_format(problem, out.width) for problem in error.problems), sep="\n", soft_wrap=True)
     out.print(Text(f"\n{undone} See --help for the options and --cfg job for the whole config.", "dim"))
 
 
@@ -124,9 +125,32 @@ def _format(problem: Problem, width: int) -> Text:
         text.append(f" = {_writable(_value(problem))}")
     for line, style in ((problem.message, ""), (problem.hint, "green"), (problem.where, "dim")):
         for paragraph in _writable(redact_text(line)).splitlines() if line else ():
-            for part in wrap(paragraph, max(20, width - 6), break_long_words=False, break_on_hyphens=False):
+            for part in _wrapped(paragraph, max(20, width - 6)):
                 text.append("\n      ").append(part, style)
     return text
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return the lines of a paragraph, in which no command and no quoted value is broken, so that it can be copied."""
+    if len(text) <= width:
+        return [text]
+    lines = []
+    for piece in _COMMAND.split(text):
+        if _COMMAND.fullmatch(piece):
+            lines.append(piece)
+            continue
+        whole = _QUOTED.sub(lambda found: found[0].replace(" ", "\0"), piece.strip(" ,;"))
+        lines += [
+            line.replace("\0", " ") for line in wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+        ]
+    return lines
+
+
+_COMMAND = re.compile(r"\b((?:python -m |pip install )(?:'[^']*'|[^';,]|[;,](?! ))+)")
+"""A command, up to the end of the sentence or of its part."""
+
+_QUOTED = re.compile(r"(?:(?<![\w'])[\w.+~/@]*=|(?<![\w=']))'[^']*'(?!\w)")
+"""A value in quotes, with its key."""
 
 
 def _value(problem: Problem) -> str:

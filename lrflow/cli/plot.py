@@ -48,7 +48,7 @@ def plot(words: Sequence[str]) -> None:
     )
     out = expanded(given["out"]) if "out" in given else None
     if out and out.suffix[1:] not in FORMATS:
-        expected = f"expected a file that ends with {', '.join(f'.{kind}' for kind in FORMATS)}"
+        expected = f"expected a file that ends with {' or '.join(f'.{kind}' for kind in FORMATS)}"
         problems.append(Problem("out", expected, given["out"]))
     if problems:
         raise ConfigError(problems)

@@ -179,6 +179,37 @@ def _line(cfg: DictConfig, node: Any, jobs: CheckedJobs | None) -> JobLine | Non
     return JobLine(int(node.job.num), _label(node, jobs), monitor, alone="BasicLauncher" in node.launcher._target_)
 
 
+@contextlib.contextmanager
+def collected(outcomes: list[Outcome]) -> Iterator[None]:
+    """Add to `outcomes` those of jobs that a launcher runs in other processes within the block.
+
+    Hydra's sweepers (1.3) keep nothing of what jobs return.
+    """
+    from hydra.core.plugins import Plugins
+
+    make: Any = Plugins.instantiate_launcher
+
+    def make_collecting(*given: Any, **named: Any) -> Any:
+        launcher = make(*given, **named)
+        launch = launcher.launch
+
+        def launch_and_collect(*jobs: Any, **settings: Any) -> Any:
+            done = launch(*jobs, **settings)
+            known = set(map(id, outcomes))  # of jobs in this process
+            returned = [each._return_value for each in done]
+            outcomes.extend(one for one in returned if isinstance(one, Outcome) and id(one) not in known)
+            return done
+
+        launcher.launch = launch_and_collect
+        return launcher
+
+    Plugins.instantiate_launcher = make_collecting  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_launcher = make  # type: ignore[method-assign]
+
+
 def _label(node: Any, jobs: CheckedJobs | None) -> str:
     """Return the overrides by which a job differs from the others."""
     number, labels = int(node.job.num), jobs.labels if jobs else []

@@ -119,8 +119,9 @@ class Sweep:
 
     @property
     def best(self) -> Best | None:
-        """The best value of its runs; None: it is not known yet."""
+        """The best value of its runs; None: it is not known yet. A run that diverged early has only a training loss."""
         known = [entry.details.best for entry in self.entries if entry.details and entry.details.best]
+        known.sort(key=lambda best: best.metric.name == TRAIN_LOSS)
         same = [best for best in known if best.metric == known[0].metric]
         return min(same, key=lambda best: best.metric.cost(best.value), default=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
@@ -21,7 +22,7 @@ HOST = "127.0.0.1"
 
 
 def serve(folder: Path, port: int, opens: bool) -> None:
-    """Serve the runs below a folder until the process is stopped.
+    """Serve the runs below a folder until Ctrl-C, which is its end and no error.
 
     Args:
         folder: of the run folders.
@@ -32,7 +33,7 @@ def serve(folder: Path, port: int, opens: bool) -> None:
         ConfigError: the port cannot be had.
     """
     token = secrets.token_urlsafe(24)
-    with _bound(port) as listener:
+    with contextlib.suppress(KeyboardInterrupt), _bound(port) as listener:
         listener.listen(128)
         address = f"http://{HOST}:{listener.getsockname()[1]}/?token={token}"
         put(getattr(sys.stdout, "unmasked", sys.stdout), f"{folder}/ is shown at {address}\nCtrl-C ends it.\n")

@@ -21,7 +21,7 @@ from lrflow.optimizers.routed import route_key
 from lrflow.optimizers.traits import traits_of
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon
-from lrflow.wording import number
+from lrflow.wording import counted, number
 
 _SAMPLED_STEPS = 1000  # steps at which a schedule is evaluated
 
@@ -57,8 +57,8 @@ def _of_average(config: Config, plan: Plan, length: Horizon) -> list[str]:
     memory, steps_left = 1 / (1 - averaging.decay), plan.horizon.steps - averaging.first + 1
     if averaging.kind == "ema" and not averaging.warmup and memory > steps_left:
         return [
-            f"the average remembers {memory:,.0f} steps, but the run averages only {steps_left:,}: it stays close to "
-            "the first weights; use average.over=10% or average.warmup=true"
+            f"the average remembers {counted(f'{memory:,.0f}', 'step')}, but the run averages only {steps_left:,}: it "
+            "stays close to the first weights; use average.over=10% or average.warmup=true"
         ]
     return []
 

@@ -20,6 +20,7 @@ from lrflow.reports.vega import library
 
 HERE = Path(__file__).parent
 LONG = 60  # characters; longer cells are wrapped
+NAME = 24  # characters; longer cells are wrapped on a narrow screen
 LONG_WRAPPED = 24  # the same, in a table whose texts are wrapped; shorter ones may be narrower
 
 
@@ -353,7 +354,7 @@ def _td(cell: Cell, is_number: bool, long: int) -> str:
     if cell.link:
         text = f'<a href="{escape(cell.link)}">{text}</a>'
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    kind = _class("number" * is_number, "long" * (len(cell.text) > long))
+    kind = _class("number" * is_number, "long" * (len(cell.text) > long), "name" * (NAME < len(cell.text) <= long))
     return f'<td{kind} data-key="{escape(str(cell.key))}"{hint}>{text}</td>'
 
 

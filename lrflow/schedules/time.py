@@ -281,7 +281,7 @@ class Horizon:
             used = int(batches * limit_batches) if isinstance(limit_batches, float) else min(batches, limit_batches)
             if used <= 0:
                 raise ValueError(
-                    f"no batch in an epoch: {batches} batches, and limit_batches={limit_batches} leaves none"
+                    f"no batch in an epoch: {counted(batches, 'batch')}, and limit_batches={limit_batches} leaves none"
                 )
             steps_per_epoch = math.ceil(used / accumulate)
         samples_per_step = samples_per_batch * devices * accumulate if samples_per_batch else None

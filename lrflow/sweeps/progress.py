@@ -20,7 +20,7 @@ from lrflow.display import QuietConsole
 from lrflow.outcome import STATUSES
 from lrflow.runs import RunFolder
 from lrflow.sweeps.outcomes import recorded_runs, status_of
-from lrflow.wording import duration
+from lrflow.wording import counted, duration
 
 MAX_ROWS = 8
 """Trials in the live table: the best ones and the running ones."""
@@ -72,7 +72,8 @@ class Progress:
         ended = {trial.number for trial in trials if trial.state.is_finished()}
         if self._reported is None:
             self._resumed_with, self._folder = len(ended), folder
-            count = f"{len(ended)} of {self._n_trials} trials are done" if ended else f"{self._n_trials} trials"
+            planned = counted(self._n_trials, "trial")
+            count = f"{len(ended)} of {planned} {'is' if self._n_trials == 1 else 'are'} done" if ended else planned
             count += f", each of {self._settings.repeats} runs" if self._settings.repeats > 1 else ""
             self.print(f"sweep by {self._settings.sampler}, {count}, in {folder}/")
         elif self._live is None:

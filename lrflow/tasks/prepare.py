@@ -131,7 +131,8 @@ def prepare(
     counted = count_horizon(config, data, trainer.world_size)
     stage = resumed.stage(counted, assemble.plain_config(config)) if resumed else "under way"
     if resumed and stage == "finished":
-        report(f"{RunFolder.of(resumed.path).path} is finished: all {resumed.step} steps are done")
+        done = "its only step is done" if resumed.step == 1 else f"all {resumed.step} steps are done"
+        report(f"{RunFolder.of(resumed.path).path} is finished: {done}")
         return None
     config = settled(config, counted, report)
     trainer.run_for(counted)  # before the module is built, since that may read the length of the run

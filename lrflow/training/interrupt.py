@@ -21,6 +21,7 @@ from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnect
 from lrflow import stops
 from lrflow.config.failures import users_frames
 from lrflow.errors import LrflowError, SignalReceived, StoppedError
+from lrflow.wording import counted
 
 log = logging.getLogger("lrflow")
 
@@ -194,7 +195,7 @@ def ended_together(trainer: pl.Trainer, hint: str) -> Iterator[None]:
             if launcher:
                 launcher.end(0)
             done = trainer.global_step
-            saved = "1 step, which is saved" if done == 1 else f"{done} steps, which are saved"
+            saved = f"{counted(done, 'step')}, {'which is saved' if done == 1 else 'which are saved'}"
             text = f"{stops.stopped_by(raised.number)} after {saved}; {hint}"
             raise StoppedError(text if done > first else _unsaved(raised.number, done), 128 + raised.number) from None
         if launcher:

@@ -245,7 +245,7 @@ class Resumed:
 
     def horizon(
         self,
-        counted: Horizon,
+        length: Horizon,
         max_epochs: int | None,
         max_steps: int | None,
         accumulate: int,
@@ -256,7 +256,7 @@ class Resumed:
         The length does not change if the run's limits and the division of its epochs are the same as before.
 
         Args:
-            counted: length of a new run.
+            length: length of a new run.
             max_epochs: epochs of the whole run; None or -1 for no limit.
             max_steps: optimizer steps of the whole run; None or -1 for no limit.
             accumulate: number of batches per optimizer step.
@@ -265,24 +265,25 @@ class Resumed:
         Raises:
             ConfigError: the checkpoint is within an epoch, and the division of epochs has changed.
         """
-        each, now = self.plan.horizon.steps_per_epoch, counted.steps_per_epoch
+        each, now = self.plan.horizon.steps_per_epoch, length.steps_per_epoch
         divided_alike = (each, self.accumulate) == (now, accumulate)
         if self.position.batch and not divided_alike:
             message = (
-                f"the checkpoint is within an epoch of {each} steps of {self.accumulate} batches, but an epoch now has "
-                f"{now} of {accumulate}: its position in the data is unknown"
+                f"the checkpoint is within an epoch of {counted(each, 'step')} of "
+                f"{counted(self.accumulate, 'batch')}, but an epoch now has {now} of {accumulate}: its position in the "
+                "data is unknown"
             )
             hint = "resume with the run's batch size, devices and accumulation, or from a checkpoint of an epoch's end"
             raise ConfigError([Problem("resume.from", message, str(self.path), hint)])
         now_limits = {"max_epochs": max_epochs, "max_steps": max_steps, "max_samples": max_samples}
         former = self.config.get("trainer", {})
-        sees_alike = max_samples is None or counted.samples_per_step == self.plan.horizon.samples_per_step
+        sees_alike = max_samples is None or length.samples_per_step == self.plan.horizon.samples_per_step
         if (
             divided_alike
             and sees_alike
             and all(name in former and former[name] == limit for name, limit in now_limits.items())
         ):
-            return replace(counted, steps=self.plan.horizon.steps)
+            return replace(length, steps=self.plan.horizon.steps)
         limits = [] if max_steps in (None, -1) else [max_steps]
         if now is not None and max_epochs not in (None, -1):
             if divided_alike and not self.branches:
@@ -290,10 +291,10 @@ class Resumed:
             else:
                 limits.append(self.step + (max_epochs - self.position.epoch) * now - self.position.batch // accumulate)
         if max_samples is not None:
-            per_step = Decimal(repr(counted.samples_per_step))
+            per_step = Decimal(repr(length.samples_per_step))
             seen = self.step * per_step if self.samples is None else self.samples
             limits.append(self.step + int((max_samples - seen) / per_step))
-        return replace(counted, steps=max(1, min(limits)))
+        return replace(length, steps=max(1, min(limits)))
 
     def branched(
         self,

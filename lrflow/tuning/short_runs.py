@@ -31,6 +31,7 @@ from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.resume import Resumed
 from lrflow.training.trainer import SHORT_RUN_DONE, Trainer, build_trainer, check_launched, validate_every
 from lrflow.training.trainer_options import lightning_options
+from lrflow.wording import counted
 
 NEVER = 10**9  # epochs between two validations
 
@@ -107,7 +108,7 @@ def short_fit(
     made = trainer.global_step
     if made < steps and trainer.ended_by != SHORT_RUN_DONE and not may_end_early:
         reason = trainer.ended_by or "the training loop ended"
-        raise EndedEarlyError(f"a short run ended early after {made} of {steps} steps: {reason}")
+        raise EndedEarlyError(f"a short run ended early after {made} of {counted(steps, 'step')}: {reason}")
     return trainer, module, data
 
 

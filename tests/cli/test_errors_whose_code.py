@@ -128,6 +128,26 @@ def test_a_problem_of_a_mapping_shows_no_secret_in_it(capsys: pytest.CaptureFixt
     assert "model.x = {a: [{db_pass: ***}], n: 1}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "python -m lrflow resume=outputs/2026-12-01_13-25-52_mlp-digits-adamw-cosine trust=my_pkg,odd",
+        "python -m lrflow task=analyze 'task.from=my runs; all, of them/with a long name' task.trial=2",
+        "pip install 'lrflow[optimizers,sweep,vision,text,rl]' another-package-with-a-long-name",
+    ],
+)
+def test_a_command_in_a_hint_stays_whole_at_any_width(
+    whole: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    hint = f"if you know what you do, this is a way to go on: {whole}; otherwise take schedule.warmup='12 epochs'"
+    show_problems(ConfigError([Problem("model.x", "a message that is longer than one line of the terminal", 1, hint)]))
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert whole in lines
+    assert any("schedule.warmup='12 epochs'" in line for line in lines)
+    assert all(len(line) <= 50 for line in lines[: lines.index(whole)])
+
+
 FAULT = """
 def write(path, *arguments):
     if path.name == last:

@@ -48,7 +48,7 @@ def test_a_run_without_values_is_reported(tmp_path: Path, capsys: pytest.Capture
         (["sweep", "figure=all", "out=a.pdf"], ["out = a.pdf", "2 figures are named"]),
         (
             ["sweep", "width=singel", "height=0", "size=x", "font=Nowhere", "out=a.jpg"],
-            ["did you mean single?", "from 1 to 40", "from 4 to 40", "no such font", "ends with .pdf, .svg, .png"],
+            ["did you mean single?", "from 1 to 40", "from 4 to 40", "no such font", "ends with .pdf or .svg or .png"],
         ),
         (["nowhere", "figure=lr"], ["run = nowhere"]),
     ],

@@ -189,8 +189,11 @@ def test_two_modes_of_one_metric_are_an_error_in_a_sampled_sweep(
     assert (message in " ".join(capsys.readouterr().err.split())) == (mode == "min")
 
 
-def test_an_unknown_setting_of_the_sweep_is_reported_as_typed(task, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", "sweep.trials=2", "optimizer.lr=1e-3,1e-2"]) == 2
+@pytest.mark.parametrize("words", [["optimizer.lr=1e-3,1e-2"], ["sweep=lr_random"]], ids=lambda words: words[0])
+def test_an_unknown_setting_of_the_sweep_is_reported_as_typed(
+    words: list[str], task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", "sweep.trials=2", *words]) == 2
     err = capsys.readouterr().err
     assert "did you mean sweep.n_trials?" in err
     assert "hydra" not in err

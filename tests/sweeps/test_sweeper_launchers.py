@@ -47,7 +47,7 @@ TRAINING = """
                 while not config.run_folder.with_name("go").exists():
                     time.sleep(0.05)
         metrics = {"val/loss": config.optimizer.lr, "process": os.getpid()}
-        if config.trial.pruner != "none":
+        if config.trial and config.trial.pruner != "none":
             from lrflow.sweeps.pruners import Reporter, pruned_error
 
             if Reporter(config.trial).report(metrics["val/loss"], 0.5):
@@ -104,6 +104,16 @@ def test_jobs_in_other_processes(words: list[str], elsewhere: Path, capsys: pyte
     assert "ValueError: oh" in (elsewhere / "swept/1/output.txt").read_text()
     assert states(elsewhere / "swept") == ["COMPLETE", "FAIL", "COMPLETE"]
     assert str(os.getpid()) not in (elsewhere / "swept/0/summary.json").read_text()
+
+
+def test_hydras_sweeper_reports_jobs_in_other_processes(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs(JOBLIB)
+    words = ["hydra/sweeper=basic", *JOBLIB, "hydra.sweep.dir=swept", "optimizer.lr=0.1"]
+    assert main(["-m", *words, "seed=0,1,3"]) == 1
+    out = capsys.readouterr().out
+    assert "sweep of 3 jobs in swept/" in out
+    assert "1 of 3 jobs failed: 1" in out
+    assert (elsewhere / "swept/2/summary.json").exists()  # a job goes on after another has failed
 
 
 def test_a_trial_in_another_process_is_pruned_through_the_journal(elsewhere: Path) -> None:

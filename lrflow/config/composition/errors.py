@@ -56,7 +56,10 @@ def composition_problem(
             "hydra.searchpath", "a file may not set it", hint="--config-dir gives a folder with more options"
         )
     if found := re.search(r"Could not override '(hydra[^']*)'", str(error)):
-        ours = any(override.key == "hydra/sweeper" and override.given == "lrflow" for override in overrides)
+        ours = any(
+            (override.key, override.given) == ("hydra/sweeper", "lrflow") or override.key == "sweep"
+            for override in overrides
+        )
         if ours and (hint := nearest_setting(found.group(1))):
             return Problem(found.group(1), "there is no such key", hint=hint)
         return Problem(found.group(1), "Hydra has no such key", hint="--cfg hydra prints all its keys")
