@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import secrets
+import signal
 import socket
 import sys
 import webbrowser
@@ -14,7 +14,7 @@ import uvicorn
 
 from lrflow.dashboard.app import application
 from lrflow.dashboard.index import Index
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, Problem, SignalReceived
 from lrflow.output import put
 
 HOST = "127.0.0.1"
@@ -33,7 +33,7 @@ def serve(folder: Path, port: int, opens: bool) -> None:
         ConfigError: the port cannot be had.
     """
     token = secrets.token_urlsafe(24)
-    with contextlib.suppress(KeyboardInterrupt), _bound(port) as listener:
+    with _bound(port) as listener:
         listener.listen(128)
         address = f"http://{HOST}:{listener.getsockname()[1]}/?token={token}"
         put(getattr(sys.stdout, "unmasked", sys.stdout), f"{folder}/ is shown at {address}\nCtrl-C ends it.\n")
@@ -43,7 +43,11 @@ def serve(folder: Path, port: int, opens: bool) -> None:
         )  # fmt: skip
         if opens:
             webbrowser.open(address)
-        uvicorn.Server(config).run([listener])
+        try:
+            uvicorn.Server(config).run([listener])
+        except (KeyboardInterrupt, SignalReceived) as error:
+            if getattr(error, "number", signal.SIGINT) != signal.SIGINT:
+                raise
 
 
 def _bound(port: int) -> socket.socket:

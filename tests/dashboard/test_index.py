@@ -149,12 +149,14 @@ def test_sweeps_and_other_tasks(indexed: Index, run_folder: Callable[..., Path])
         run_folder(f"sweeps/s/{number}", columns={"val/loss": {9: 2.0 - number / 10}})
     (indexed.folder / "sweeps" / "s" / "sweep.yaml").write_text("settings: {}\n")
     run_folder("found", config={"task": "find"})
-    run_folder("sweeps/s/3", columns={"val/loss": {}}, config={"trainer": {}})  # diverged before it was validated
+    run_folder(
+        "sweeps/s/3", columns={"val/loss": {}}, summary={"status": "diverged", "metrics": {}}
+    )  # diverged before it was validated
     version = indexed.changes(0)[0]
     read(indexed)
     assert "found" not in names(indexed)
     assert len(indexed.changes(version)[2]) == 1
     (sweep,) = indexed.sweeps(indexed.entries())
-    assert (sweep.name, sweep.statuses, sweep.best.value) == ("sweeps/s", {"finished": 4}, 1.8)
+    assert (sweep.name, sweep.statuses, sweep.best.value) == ("sweeps/s", {"finished": 3, "diverged": 1}, 1.8)
     os.replace(indexed.folder / "sweeps", indexed.folder / "away")
     assert [one.name for one in indexed.sweeps(indexed.entries())] == ["away/s"]

@@ -311,7 +311,7 @@ class TestEpochsOfAnotherLength:
             resume(train, broken, how="keep", **change)
         (problem,) = caught.value.problems
         assert problem.key == "resume.from"
-        assert f"within an epoch of 7 steps of 1 batches, but an epoch now has {now}:" in problem.message
+        assert f"within an epoch of 7 steps of 1 batch, but an epoch now has {now}:" in problem.message
 
 
 class TestWhatIsRead:
