@@ -269,7 +269,7 @@ class Resumed:
         divided_alike = (each, self.accumulate) == (now, accumulate)
         if self.position.batch and not divided_alike:
             message = (
-                f"the checkpoint is within an epoch of {counted(each, 'step')} of "
+                f"the checkpoint is within an epoch of {counted(str(each), 'step')} of "
                 f"{counted(self.accumulate, 'batch')}, but an epoch now has {now} of {accumulate}: its position in the "
                 "data is unknown"
             )
