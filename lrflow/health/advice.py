@@ -110,13 +110,13 @@ def timescales(config: Config, plan: Plan) -> dict[str, float]:
 
 
 def describe_timescales(config: Config, plan: Plan) -> list[str]:
-    """Return a line per optimizer with decoupled weight decay: its timescale in steps, epochs and runs."""
+    """Return a line per optimizer with decoupled weight decay: its timescale in steps, epochs and whole runs."""
     lines = []
     for key, steps in timescales(config, plan).items():
-        epochs = plan.horizon.steps_per_epoch
-        times = [f"{number(steps)} steps", *([f"{number(steps / epochs)} epochs"] if epochs else [])]
-        share = f"{number(steps / plan.horizon.steps)} of the run"
-        lines.append(f"timescale of the weight decay: 1 / ({key}.lr x weight decay) = {', '.join([*times, share])}")
+        epoch = plan.horizon.steps_per_epoch
+        times = [counted(round(steps), "step"), *([counted(number(steps / epoch), "epoch")] if epoch else [])]
+        times.append(f"{number(steps / plan.horizon.steps)} times the run")
+        lines.append(f"timescale of the weight decay: 1 / ({key}.lr x weight decay) = {', '.join(times)}")
     return lines
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lrflow.config import Config
 from lrflow.config.schemas.scalars import OF_AVERAGE
-from lrflow.errors import ConfigError, Problem, did_you_mean
+from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
 from lrflow.limits import is_number
@@ -128,7 +128,9 @@ def bind_scalars(config: Config, module: pl.LightningModule, stage: str = "fit")
                 continue
             pattern = compile_pattern(target)
             if not (found := [path for path in known if pattern.fullmatch(path)]):
-                hint = nearest_names(target, [*known])
+                everywhere = {f"*.{path.rpartition('.')[2]}": None for path in known}
+                near = nearest(target, [*known, *everywhere, OF_AVERAGE], count=1)
+                hint = f"did you mean {near[0]}?" if near else nearest_names(target, [*known])
                 problems.append(Problem(key, "matches no attribute that is a number", target, hint))
             for path in found:
                 owner, attribute = known[path]

@@ -57,6 +57,8 @@ def test_each_factor_is_applied_printed_and_saved(tuned: Path, capsys: pytest.Ca
         1 / (0.004 * 0.1) / steps, rel=1e-5
     )
     said = capsys.readouterr().out
+    timescale = round(1 / (lr * decay))
+    assert f"1 / (optimizer.lr x weight decay) = {timescale:,} steps, " in said
     for source in ("2310.07831", "2409.19913", "2205.10287", "2405.13698", "2507.07101"):
         assert f"arXiv {source}" in said
 

@@ -99,7 +99,10 @@ def test_a_scalar_that_nothing_reads_is_a_warning(run: Any, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("words", "key", "message"),
     [
-        ("scalars.temperature.sets=temperatur", "scalars.temperature.sets", "nearest: temperature"),
+        ("scalars.temperature.sets=temperatur", "scalars.temperature.sets", "did you mean temperature?"),
+        ("scalars.temperature.sets='*.bais'", "scalars.temperature.sets", "matches no attribute that is a number"),
+        ("scalars.temperature.sets='*.in_featurs'", "scalars.temperature.sets", "did you mean *.in_features?"),
+        ("scalars.temperature.sets=average.decy", "scalars.temperature.sets", "did you mean average.decay?"),
         ("scalars.b={from:1,sets:temp*}", "scalars.b.sets", "temperature is set by scalars.temperature already"),
         ("scalars.b={from:1,sets:temperature}", "scalars.b.sets", "scalars.temperature sets it already"),
         ("trainer.compile=true", "scalars.temperature.sets", "compiled again"),
@@ -108,6 +111,8 @@ def test_a_scalar_that_nothing_reads_is_a_warning(run: Any, caplog: pytest.LogCa
         ("scalars.b={from:1,too:2}", "scalars.b.too", "did you mean scalars.b.to"),
         ("scalars.b={from:1,to:2,shape:cosin}", "scalars.b.shape", "did you mean cosine"),
         ("scalars.b={from:1,shape:cosine}", "scalars.b.to", "to which it moves by shape"),
+        ("scalars.b={from:1,warmup_shape:cosine}", "scalars.b.to", "to which it moves by warmup_shape"),
+        ("scalars.b=abc", "scalars.b", "expected a number, or a mapping such as {from: 0.2, to: 0}"),
         ("scalars.b={from:1,to:2,shape:{_target_:lrflow.schedules.Step,evry:1}}", "scalars.b.shape.evry", "every"),
         ("scalars.b={from:1,to:2,over:-1}", "scalars.b.over", "negative"),
         ("scalars.b={from:1,to:2,over:20 steps}", "scalars.b.over", "the run has only 12 steps"),
@@ -137,7 +142,6 @@ def test_label_smoothing_dropout_and_the_decay_of_an_average_move(tmp_path: Path
         "scalars.memory={from:0,to:0.9,sets:average.decay}",
     ]  # fmt: skip
     seen: list[tuple[float, ...]] = []
-    held: list[dict[str, torch.Tensor]] = []
     from lrflow.training.averaging import WeightAverages
     from lrflow.training.module import Supervised
 
@@ -152,7 +156,6 @@ def test_label_smoothing_dropout_and_the_decay_of_an_average_move(tmp_path: Path
     def updating(self: Any, at: int, decay: Any = None) -> None:
         shares.append(decay)
         update(self, at, decay)
-        held.append({})
 
     monkeypatch.setattr(Supervised, "training_step", spying)
     monkeypatch.setattr(WeightAverages, "update", updating)

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from lrflow.config.config import Config
 from lrflow.config.schemas.average import EMA
+from lrflow.config.schemas.objects import MovingValue
 from lrflow.config.schemas.scalars import OF_AVERAGE, Scalar
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Horizon
 
-_MOVES = ("shape", "warmup", "cooldown", "start", "over", "hold")
+_MOVES = (*MovingValue.model_fields, "start", "over", "hold")
+"""Keys by which a scalar moves from one value to another."""
 
 
 def check_scalars(config: Config, horizon: Horizon | None) -> Iterator[Problem]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr
+from pydantic_core import PydanticCustomError
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.objects import NO_TIME, MovingValue
@@ -77,8 +79,13 @@ class Scalar(MovingValue):
 
 
 def _constant(value: Any) -> Any:
-    """Return the section of a scalar that is written as a number."""
-    return {"from": value} if is_number(value) else value
+    """Return the section of a scalar, which may be written as a number."""
+    if is_number(value):
+        return {"from": value}
+    if value is None or isinstance(value, Mapping | Scalar):
+        return value
+    sentence = "a number, or a mapping such as {from: 0.2, to: 0}"
+    raise PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
 
 
 Scalars = dict[str, Annotated[Scalar | None, f.BeforeValidator(_constant), f.Json({"type": "number"}, beside=True)]]
