@@ -119,6 +119,8 @@ class Found:
         folder: the folder of the measurements.
         batch_size: the largest batch size to use; None: no batch size was searched.
         saturated: the smallest batch size with about the same throughput; None: no batch size was searched.
+        critical_batch: the batch beyond which more examples save few steps, of which `interval` is then the interval;
+            None: it was not searched.
     """
 
     lr: float | None
@@ -128,10 +130,11 @@ class Found:
     folder: Path
     batch_size: int | None = None
     saturated: int | None = None
+    critical_batch: int | None = None
 
 
 def find(*what: Config | str, config_dir: str | Path | None = None) -> Found:
-    """Find the learning rate of a run, by a range test or by `find=stability`, or its batch size (`find=batch_size`).
+    """Find what the group `find` selects: a learning rate by a range test or a stability bound, or a batch size.
 
     Args:
         what: a config with `task=find`, or overrides as they are typed on the command line.
@@ -146,7 +149,7 @@ def find(*what: Config | str, config_dir: str | Path | None = None) -> Found:
         found = run_find(config)
     interval = (found["low"], found["high"]) if "low" in found else None
     doubts = tuple(found.get("doubts", ()))
-    sizes = found.get("batch_size"), found.get("saturated")
+    sizes = found.get("batch_size"), found.get("saturated"), found.get("critical_batch")
     return Found(found.get("lr"), interval, doubts, found.get("ceiling"), Path(found["folder"]), *sizes)
 
 

@@ -103,7 +103,9 @@ def short(words: list[str]) -> list[str]:
         )
         if "find.confirm=true" in words:
             given += ["trainer.max_epochs=2"]
-        given += ["find.products=3"] if "find=stability" in words else ["find.sweeps=1", f"find.steps={fewest}"]
+        own = {"find=stability": ["find.products=3"], "find=critical_batch": [f"find.steps={fewest}"]}
+        kind = next((word for word in words if word in own), "")
+        given += own.get(kind, ["find.sweeps=1", f"find.steps={fewest}"])
         given += ["data.steps=16"] if "recipe=rl_ppo" in words else []
     if swept and any(word.startswith(("sweep", "optimizer.lr=interval")) for word in words):
         given += ["sweep.n_trials=2"]

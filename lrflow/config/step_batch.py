@@ -113,6 +113,26 @@ def check_batch_search(config: Config, find: BatchSizeFind) -> Iterator[Problem]
         yield Problem("resume.from", message, config.resume.source, "leave it out")
 
 
+def check_noise_search(config: Config) -> Iterator[Problem]:
+    """Yield a problem for each setting with which the noise of the gradients cannot be measured."""
+    searches = config.task.name == "find"
+    if not (searches or (config.find.check and config.task.name == "train")):
+        return
+    trainer = config.trainer
+    if trainer.strategy_name.startswith(("fsdp", "deepspeed")):
+        message = "find=critical_batch needs whole gradients, and this strategy shares them among devices"
+        yield Problem("trainer.strategy", message, trainer.strategy_name, "trainer.strategy=ddp, or one device")
+    if str(trainer.precision) in ("16", "16-mixed"):
+        message = "find=critical_batch compares norms of gradients, and this precision scales them"
+        yield Problem("trainer.precision", message, trainer.precision, "trainer.precision=bf16-mixed or 32-true")
+    if config.data.batch_size == 1 and trainer.accumulate_grad_batches == 1 and trainer.processes == 1:
+        message = "find=critical_batch compares the halves of a batch, so it needs two examples"
+        yield Problem("data.batch_size", message, 1, "data.batch_size=16, or trainer.accumulate_grad_batches=2")
+    if searches and config.resume.source is not None:
+        message = "find=critical_batch measures a run from its start"
+        yield Problem("resume.from", message, config.resume.source, "leave it out")
+
+
 def _devices_here(config: Config) -> int:
     """Return the number of processes of `trainer.devices=auto` on this machine, times the nodes."""
     import torch  # here, since only this combination needs it to check a config

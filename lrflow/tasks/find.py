@@ -1,4 +1,4 @@
-"""task=find, optimizer.lr=auto and find.check: find the learning rate, or the batch size."""
+"""task=find, optimizer.lr=auto and find.check: find the learning rate, a batch size or the warmup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config, save_config, validate
 from lrflow.config.checks.warnings import unused_by_search
-from lrflow.config.schemas.find import BatchSizeFind, RangeFind, StabilityFind
+from lrflow.config.schemas.find import BatchSizeFind, CriticalBatchFind, RangeFind, StabilityFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.display import Grid, QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -30,6 +30,8 @@ from lrflow.training.state import preserve_random_state
 from lrflow.tuning.batch_size import Try, measure_sizes
 from lrflow.tuning.batch_size_record import BatchSizes, scaled_rates
 from lrflow.tuning.confirmation import Confirmation
+from lrflow.tuning.critical_batch import measure_noise
+from lrflow.tuning.critical_batch_record import CriticalBatch
 from lrflow.tuning.find_record import RangeTest, Record, plot_range_test
 from lrflow.tuning.range_test import run_sweeps
 from lrflow.tuning.stability import find_ceiling
@@ -79,7 +81,7 @@ def find_lr(config: Config, folder: RunFolder, console: Console) -> dict[str, An
 
     Returns:
         `lr`, its interval `low` to `high`, `doubts` and `steps` (range test), or `ceiling` and `sharpness` (stability
-        bound); or `batch_size`, `saturated` and `largest`.
+        bound); or `batch_size`, `saturated` and `largest`; or `critical_batch` with its interval and `doubts`.
     """
     if rank() == 0:
         save_config(config, folder.config)
@@ -88,6 +90,8 @@ def find_lr(config: Config, folder: RunFolder, console: Console) -> dict[str, An
             return find_ceiling(config, config.find, folder.path, console)
         if isinstance(config.find, BatchSizeFind):
             return find_batch_size(config, config.find, folder.path, console)
+        if isinstance(config.find, CriticalBatchFind):
+            return find_critical_batch(config, config.find, folder.path, console)
         return find_range(config, config.find, folder.path, console)
 
 
@@ -206,6 +210,29 @@ def find_batch_size(config: Config, find: BatchSizeFind, folder: Path, console: 
     if line and task:
         console.print(line, soft_wrap=True, highlight=False)
     return {"batch_size": found.largest_to_use, "saturated": found.fastest_to_use, "largest": found.largest}
+
+
+def find_critical_batch(config: Config, find: CriticalBatchFind, folder: Path, console: Console) -> dict[str, Any]:
+    """Measure the gradient noise of a run, print and record the critical batch and the LR that goes with it.
+
+    Returns:
+        `critical_batch`, its interval `low` to `high`, and `doubts`.
+
+    Raises:
+        ConfigError: the optimizer chooses its LR itself.
+        LrflowError: the noise cannot be measured, or the loss became infinite.
+    """
+    _check_optimizer(config)
+    with console.status("gradient noise", spinner="line") if console.is_terminal else nullcontext():
+        run = measure_noise(config, find, folder)
+    found = CriticalBatch(run, config.optimizer.lr, optimizer_traits(config.optimizer.target).bound == "sgd")
+    if rank() == 0:
+        found.write(folder)
+    for words in found.lines():
+        console.print(words, soft_wrap=True, highlight=False)
+    console.print(found.table())
+    console.print(found.advice(), soft_wrap=True, highlight=False)
+    return found.result()
 
 
 def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:

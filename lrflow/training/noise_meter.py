@@ -23,11 +23,11 @@ MEMORY = 20
 
 
 class NoiseMeter:
-    """Measures the gradients of the parts of a step's batch: of accumulated batches, of devices, or of half a batch.
+    """Measures the gradients of the parts of a step's batch: accumulated batches, those of devices, or its halves.
 
     Parts that are computed anyway cost a norm each: a hook on each parameter sees its gradient before it is added to
-    those of other batches and exchanged between devices. A step that has no parts can be measured with half of its
-    batch, which takes half a forward and backward pass more.
+    those of other batches and exchanged between devices. A step that has no parts can be measured with the halves of
+    its batch, which takes a forward and backward pass more.
 
     Args:
         trainer: of the run.
@@ -45,7 +45,7 @@ class NoiseMeter:
         self._norms: list[Tensor] = []  # of each parameter's gradient in each part of this step
         self._examples: int | None = None  # in the batch that was fetched last
         self._sizes: list[int] = []  # of this step's parts on this device
-        self._half: float | None = None  # how many times as large as the half the batch is
+        self._half: float | None = None  # how many times as large as a half the batch is
         self._measured: dict[int, tuple[float, float]] = {}  # by row: how many parts, and the examples in one
         self._trace = self._squared = 0.0  # averages
 
@@ -67,21 +67,27 @@ class NoiseMeter:
         self._hooks.clear()
 
     def measure_half(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
-        """Compute the gradient of half of a batch, with no other effect."""
+        """Compute the gradients of the two halves of a batch, with no other effect.
+
+        With both of them, |G|^2 is estimated by their inner product. One of them and the whole batch would be enough,
+        but then half the difference of their squared norms is added to it, which is noise.
+        """
         whole = count_examples(batch)
         if whole is None or whole < 2:
             return
-        half = _first(batch, whole, whole // 2)
+        count = whole // 2
         parameters = [one for one in module.parameters() if one.requires_grad]
-        with isolated(module), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            with trainer.precision_plugin.train_step_context():
-                loss = TrainingStep(module)(half, index)
-            if loss is None:
-                return
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        self._norms = [_norm(gradient) for gradient in gradients if gradient is not None]
-        self._sizes = [whole // 2]
-        self._half = whole / (whole // 2)
+        norms: list[Tensor] = []
+        for places in (slice(count), slice(whole - count, whole)):
+            half = _part(batch, whole, places)
+            with isolated(module), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+                with trainer.precision_plugin.train_step_context():
+                    loss = TrainingStep(module)(half, index)
+                if loss is None:
+                    return
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            norms += [_norm(gradient) for gradient in gradients if gradient is not None]
+        self._norms, self._sizes, self._half = norms, [count, count], whole / count
 
     def finish(self, row: int) -> Tensor | None:
         """End the parts of a step, whose gradient is complete.
@@ -115,7 +121,8 @@ class NoiseMeter:
         rows = np.array(sorted(self._measured), dtype=int)
         parts, examples = np.array([self._measured[row] for row in rows.tolist()]).reshape(-1, 2).T
         self._measured.clear()
-        trace, squared = estimate_noise(small[rows], norm[rows] ** 2, parts, examples)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverges
+            trace, squared = estimate_noise(small[rows], norm[rows] ** 2, parts, examples)
         scale = np.full(len(rows), math.nan)
         for index in np.flatnonzero(np.isfinite(trace) & np.isfinite(squared)):
             self._trace += (trace[index] - self._trace) / MEMORY
@@ -149,9 +156,9 @@ def count_examples(batch: Any) -> int | None:
     return next((count for value in values if (count := count_examples(value)) is not None), None)
 
 
-def _first(batch: Any, whole: int, count: int) -> Any:
-    """Return the first examples of a batch: of all tensors in it that are as long as the whole."""
-    return tree_map_only(Tensor, lambda one: one[:count] if one.ndim and len(one) == whole else one, batch)
+def _part(batch: Any, whole: int, places: slice) -> Any:
+    """Return some examples of a batch: of all tensors in it that are as long as the whole."""
+    return tree_map_only(Tensor, lambda one: one[places] if one.ndim and len(one) == whole else one, batch)
 
 
 def _norm(gradient: Tensor) -> Tensor:

@@ -25,11 +25,11 @@ from lrflow.config.length import declared_horizon
 from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.schemas.average import check_average
-from lrflow.config.schemas.find import BatchSizeFind, RangeFind
+from lrflow.config.schemas.find import BatchSizeFind, CriticalBatchFind, RangeFind
 from lrflow.config.schemas.layers import Rules
 from lrflow.config.schemas.objects import Data, Facts, Optimizer, Schedule
 from lrflow.config.schemas.task import EXPORTS, OF_A_RUN, TABLES, Export, Forecast, Predict, Train
-from lrflow.config.step_batch import check_batch_search, check_scaling
+from lrflow.config.step_batch import check_batch_search, check_noise_search, check_scaling
 from lrflow.config.targets import defaults
 from lrflow.errors import ConfigError, Problem
 from lrflow.launch import is_one_of_several, is_within_a_program
@@ -309,7 +309,7 @@ def _check_test(config: Config) -> list[Problem]:
 
 
 def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
-    """Check the settings of a range test or of a search for the batch size.
+    """Check the settings of a range test or of a search for a batch size.
 
     Args:
         config: config of the run.
@@ -318,6 +318,8 @@ def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
     find = config.find
     if isinstance(find, BatchSizeFind):
         return [*check_batch_search(config, find)]
+    if isinstance(find, CriticalBatchFind):
+        return [*check_noise_search(config)]
     if not isinstance(find, RangeFind):
         return []
     problems = []

@@ -1,4 +1,4 @@
-"""Schemas of the group `find`: the range test, the stability bound and the batch size."""
+"""Schemas of the group `find`: the range test, the stability bound, batch sizes and the warmup."""
 
 from __future__ import annotations
 
@@ -126,6 +126,16 @@ class BatchSizeFind(Section):
     """Measure before a run starts too, and compare its batch size with the result."""
 
 
+class CriticalBatchFind(Section):
+    """Find the batch beyond which more examples per step save few steps."""
+
+    kind: Literal["critical_batch"]
+    steps: f.Interval = Duration.parse("100%")
+    """Length of the run that is made, under the run's own schedule scaled to it."""
+    check: f.Switch = False
+    """Measure before a run starts too, and compare its batch with the result."""
+
+
 def _kind_of_find(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
     return f"<{kind}>"
@@ -134,6 +144,7 @@ def _kind_of_find(value: Any) -> str:
 Find = Annotated[
     Annotated[RangeFind, Tag("<range>")]
     | Annotated[StabilityFind, Tag("<stability>")]
-    | Annotated[BatchSizeFind, Tag("<batch_size>")],
+    | Annotated[BatchSizeFind, Tag("<batch_size>")]
+    | Annotated[CriticalBatchFind, Tag("<critical_batch>")],
     Discriminator(_kind_of_find),
 ]
