@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrflow.config.composition.overrides import Override
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import is_file
+from lrflow.files import did_you_mean_path, is_file, is_folder
 from lrflow.runs import RunFolder
 
 EXAMPLE = "such as task.from=[outputs/TRUNK,outputs/BRANCH]"
@@ -27,8 +27,16 @@ def forecast_from(overrides: Iterable[Override]) -> Path | None:
     first = value[0] if isinstance(value, list) and value else value
     if first is None:
         return None  # the checks report it
-    path = RunFolder(Path(str(first))).config
-    if not is_file(path):
-        message = "expected run folders, and this one has no config.yaml"
-        raise ConfigError([Problem("task.from", message, str(first), EXAMPLE)])
-    return path
+    folder = RunFolder(Path(str(first)))
+    if not is_file(folder.config):
+        raise ConfigError([no_run("task.from", folder.path)])
+    return folder.config
+
+
+def no_run(key: str, folder: Path) -> Problem:
+    """Return the problem of a path that should be the folder of a run, and has no config.yaml."""
+    if is_folder(folder):
+        message, hint = "expected a run folder, and this one has no config.yaml", None
+    else:
+        message, hint = "expected a run folder, and there is none of this name", did_you_mean_path(folder)
+    return Problem(key, message, str(folder), hint or (EXAMPLE if key == "task.from" else None))

@@ -15,7 +15,7 @@ from lrflow.config.earlier import as_now
 from lrflow.config.failures import one_line
 from lrflow.config.origins import READ_ERRORS
 from lrflow.errors import ConfigError, Problem
-from lrflow.files import is_file, is_folder
+from lrflow.files import did_you_mean_path, is_file, is_folder
 from lrflow.limits import FROM
 from lrflow.runs import RunFolder
 
@@ -58,7 +58,8 @@ class TunedRun:
         """
         folder = RunFolder(Path(path))
         if not path or not is_folder(folder.path):
-            raise _invalid(key, path, "expected the folder of a run, and there is none of this name")
+            near = did_you_mean_path(folder.path) if path else None
+            raise _invalid(key, path, "expected the folder of a run, and there is none of this name", near)
         for name, hint in (("config.yaml", "only a run of task=train has one"), ("plan.json", None)):
             if not is_file(folder.path / name):
                 raise _invalid(key, path, f"expected the folder of a run with a plan, and it has no {name}", hint)

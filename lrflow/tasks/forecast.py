@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from lrflow.config import Config, load_config
 from lrflow.config.composition.overrides import Override
 from lrflow.config.differences import content_of, differences
+from lrflow.config.forecast_run import no_run
 from lrflow.config.origins import as_yaml
 from lrflow.config.schemas.task import Forecast as ForecastTask
 from lrflow.display import CURVES, GREY, INK, Grid, QuietConsole, plain_axes, save_figure
@@ -108,7 +109,7 @@ def _check_same(config: Config, folders: list[Path], against: str | None) -> Non
     for folder in folders:
         key = "task.against" if str(folder) == against else "task.from"
         if not RunFolder(folder).config.is_file():
-            problems.append(Problem(key, "expected run folders, and this one has no config.yaml", str(folder)))
+            problems.append(no_run(key, folder))
             continue
         try:
             own = _settings(content_of(load_config(RunFolder(folder).config)))

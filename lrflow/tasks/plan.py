@@ -22,7 +22,7 @@ from lrflow.config.schemas.find import StabilityFind
 from lrflow.config.transfer import settled
 from lrflow.display import QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.files import is_file, is_folder
+from lrflow.files import did_you_mean_path, is_file, is_folder
 from lrflow.health.advice import plan_extras, report_advice
 from lrflow.plan import Plan
 from lrflow.plan.theory import describe_bound, record_bound
@@ -135,7 +135,8 @@ def read_plan(against: str, output: Path) -> Plan:
         if not is_file(path):
             raise _invalid(path.parent, "expected a run folder with a plan, and it has no plan.json")
     if path.suffix not in _READERS or not is_file(path):
-        raise _invalid(path, "expected a run folder, a plan.json or a config file that exists, or `last`")
+        message = "expected a run folder, a plan.json or a config file that exists, or `last`"
+        raise ConfigError([Problem("against", message, str(path), did_you_mean_path(path))])
     try:
         return _READERS[path.suffix](path)
     except ConfigError as error:

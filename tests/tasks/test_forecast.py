@@ -118,8 +118,11 @@ def test_what_cannot_be_forecast_is_told_in_one_message(runs: Any, typed: Any, t
     (planless / "plan.json").write_text("{}")
     for folders, words, parts in [
         ((trunk,), [], ["task.from", "expected two run folders or more"]),
-        ((trunk, tmp_path / "none"), [], ["task.from", "expected run folders, and this one has no config.yaml"]),
-        ((tmp_path / "none", trunk), [], ["task.from", "expected run folders", "task.from=[outputs/TRUNK"]),
+        ((trunk, tmp_path / "none"), [], ["task.from", "there is none of this name"]),
+        ((tmp_path / "none", trunk), [], ["task.from", "expected a run folder", "known:"]),
+        ((tmp_path / "copi", trunk), [], ["did you mean", "copy?"]),
+        ((trunk, tmp_path / "copi"), [], ["did you mean", "copy?"]),
+        ((trunk, tmp_path), [], ["this one has no config.yaml", "task.from=[outputs/TRUNK"]),
         ((trunk, copy), [], ["has the LRs of", "give a branch whose LR leaves that of the trunk"]),
         ((trunk, silent), [], ["has no train/loss", "log train/loss"]),
         ((trunk, early), [], ["a fit needs 4"]),
@@ -128,7 +131,7 @@ def test_what_cannot_be_forecast_is_told_in_one_message(runs: Any, typed: Any, t
         ((trunk, other), [], ["has another data.batch_size", "data.batch_size=64"]),
         ((trunk, branch), ["optimizer=sgd"], ["has another optimizer"]),
         ((trunk, planless), [], ["cannot be read as a plan"]),
-        ((trunk, branch), [f"task.against={tmp_path / 'none'}"], ["task.against", "no config.yaml"]),
+        ((trunk, branch), [f"task.against={tmp_path / 'none'}"], ["task.against", "there is none of this name"]),
         ((trunk, branch), ["resume=last"], ["resume"]),
     ]:
         code, told = typed(folders, *words)

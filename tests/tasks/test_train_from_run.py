@@ -110,6 +110,7 @@ def test_runs_and_settings_that_do_not_fit_are_refused(tuned: Path, tmp_path: Pa
     absolute = "layers.rules=[{name: all, match: '*', lr: 0.1}]"
     cases: list[tuple[list[str], str, str]] = [
         (["optimizer.lr=from:nothing"], "optimizer.lr", "there is none of this name"),
+        ([f"optimizer.lr=from:{tmp_path / 'brokn'}"], "optimizer.lr", "did you mean"),
         (["optimizer.lr=from:"], "optimizer.lr", "there is none of this name"),
         ([f"optimizer.lr=from:{bare}"], "optimizer.lr", "it has no config.yaml"),
         ([f"optimizer.lr=from:{broken}"], "optimizer.lr", "cannot be read"),
@@ -126,7 +127,7 @@ def test_runs_and_settings_that_do_not_fit_are_refused(tuned: Path, tmp_path: Pa
         try:
             compose([*SMALL, *order])
         except ConfigError as error:
-            if not any(problem.key == key and message in problem.message for problem in error.problems):
+            if not any(problem.key == key and message in str(problem) for problem in error.problems):
                 wrong.append((words, [str(problem) for problem in error.problems]))
         else:
             wrong.append((words, "accepted"))
