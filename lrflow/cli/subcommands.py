@@ -200,7 +200,7 @@ def _schema(given: argparse.Namespace) -> None:
 def _translate(given: argparse.Namespace) -> None:
     from lrflow.cli.translate import show_translation
 
-    show_translation(given.file, given.kind, given.out, given.devices, given.samples, given.entry)
+    show_translation(given.file, given.kind, given.out, given.devices, given.samples)
 
 
 def _init(given: argparse.Namespace) -> None:
@@ -240,8 +240,7 @@ def _options_of_schema(parser: argparse.ArgumentParser) -> None:
 def _options_of_translate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?")
     parser.add_argument("--from", dest="kind")
-    for name in ("--out", "--entry"):
-        parser.add_argument(name)
+    parser.add_argument("--out")
     for name in ("--devices", "--samples"):
         parser.add_argument(name, type=int)
 
@@ -284,7 +283,7 @@ SUBCOMMANDS = {
         _schema,
     ),
     "translate": Subcommand(
-        "FILE [--from KIND] [--devices N] [--samples N] [--entry NAME] [--out options/recipe/NAME.yaml]",
+        "FILE [--from KIND] [--devices N] [--samples N] [--out options/recipe/NAME.yaml]",
         "turn a training config of another tool into a recipe with the same LR at every step",
         _options_of_translate,
         _translate,

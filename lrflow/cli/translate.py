@@ -8,7 +8,7 @@ from pathlib import Path
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import write_whole
 from lrflow.output import put
-from lrflow.translate import TOOLS, Facts, translate
+from lrflow.translate import Facts, kinds, translate
 from lrflow.wording import counted
 
 
@@ -18,7 +18,6 @@ def show_translation(
     out: str | None,
     devices: int | None,
     samples: int | None,
-    entry: str | None,
 ) -> None:
     """Print a config of another tool as a recipe, or write it; tell what has no counterpart on stderr.
 
@@ -28,18 +27,16 @@ def show_translation(
         out: path of the recipe; None prints it.
         devices: processes on which the config was trained; None: not said.
         samples: training examples; None: not said.
-        entry: which config of a file that holds several; None: the only one.
 
     Raises:
         ConfigError: the file cannot be translated, or the recipe cannot be written.
     """
     if not file:
-        kinds = "".join(f"\n      {name}: {tool.label}" for name, tool in TOOLS.items())
-        raise ConfigError([Problem("lrflow translate", "needs the config of another tool", hint=f"one of{kinds}")])
+        raise ConfigError([Problem("lrflow translate", "needs the config of another tool", hint=f"one of{kinds()}")])
     for flag, given in (("--devices", devices), ("--samples", samples)):
         if given is not None and given < 1:
             raise ConfigError([Problem(flag, "expected a number of at least 1", given)])
-    found = translate(Path(file), Facts(devices, samples, entry), kind)
+    found = translate(Path(file), Facts(devices, samples), kind)
     if out is None:
         put(sys.stdout, found.text())
     else:

@@ -1,4 +1,4 @@
-"""What a config of another tool does not say, and an LR may depend on: devices, examples, which entry is meant."""
+"""What a config of another tool does not say, and an LR may depend on: devices and examples."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ class Facts:
     Args:
         devices: processes that train together; None: not said.
         samples: training examples; None: not said.
-        entry: name of the config in a file that holds several; None: not said.
     """
 
     devices: int | None = None
     samples: int | None = None
-    entry: str | None = None
 
     def need(self, *flags: str, reason: str) -> None:
         """Require facts.

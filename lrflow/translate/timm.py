@@ -96,7 +96,7 @@ def translate(source: Source, facts: Facts, into: Translation) -> None:
     """
     keys = Keys(source.data)
     devices = keys.whole("world_size") or keys.whole("nproc_per_node") or facts.devices
-    facts = Facts(devices, facts.samples, facts.entry)
+    facts = Facts(devices, facts.samples)
     batch, accumulated = keys.whole("batch_size", 128, 1), keys.whole("grad_accum_steps", 1, 1)
     into.set("data", batch_size=batch)
     if devices is None:

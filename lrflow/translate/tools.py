@@ -50,6 +50,11 @@ TOOLS = {
 """The tools by the word that `--from` takes."""
 
 
+def kinds() -> str:
+    """Return a line per tool, with the word that `--from` takes."""
+    return "".join(f"\n  {name}: {tool.label}" for name, tool in TOOLS.items())
+
+
 def translate(path: Path, facts: Facts, kind: str | None = None) -> Translation:
     """Translate a config of another tool.
 
@@ -85,6 +90,5 @@ def _kind(source: Source) -> str:
     likely = [name for signs, share, name in ranked if signs and (signs, share) == ranked[0][:2]]
     if len(likely) == 1:
         return likely[0]
-    kinds = "".join(f"\n      {name}: {tool.label}" for name, tool in TOOLS.items())
     message = "may be of " + " or ".join(likely) if likely else "is of no kind that is known"
-    raise ConfigError([Problem("lrflow translate", message, source.name, f"give --from KIND, one of{kinds}")])
+    raise ConfigError([Problem("lrflow translate", message, source.name, f"give --from KIND, one of{kinds()}")])

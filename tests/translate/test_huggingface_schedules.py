@@ -13,9 +13,7 @@ import torch
 from transformers import TrainingArguments, get_scheduler
 
 from lrflow.errors import ConfigError
-from lrflow.plan import Plan
 from lrflow.translate import Facts, translate
-from tests.translate.conftest import lrs
 
 PEAK = 3e-4
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -65,14 +63,12 @@ def theirs(arguments: dict[str, Any], more: dict[str, Any]) -> list[float]:
     return found
 
 
-def test_every_schedule_is_transformers_own_at_every_step(planned: Callable[..., Plan]) -> None:
+def test_every_schedule_is_transformers_own_at_every_step(lrs: Callable[..., Any]) -> None:
     wrong = []
     for arguments, more in CASES:
         given = {"max_steps": 200, **arguments}
-        plan = planned(
-            {**given, "learning_rate": PEAK, "lr_scheduler_kwargs": more, "optim": "sgd"}, given["max_steps"]
-        )
-        error = np.max(np.abs(lrs(plan) - theirs(given, more))) / PEAK
+        found = lrs({**given, "learning_rate": PEAK, "lr_scheduler_kwargs": more, "optim": "sgd"}, given["max_steps"])
+        error = np.max(np.abs(found - theirs(given, more))) / PEAK
         if error > 1e-12:
             wrong.append(f"{arguments} {more}: {error}")
     assert not wrong, "\n".join(wrong)
@@ -91,9 +87,9 @@ def test_the_steps_of_epochs_need_the_data(tmp_path: Path) -> None:
     assert found.values["data"] == {"batch_size": 4, "effective_batch_size": 24}
 
 
-def test_a_share_without_the_steps_is_rounded_up(planned: Callable[..., Plan]) -> None:
-    plan = planned({"num_train_epochs": 3, "warmup_ratio": 0.05, "lr_scheduler_type": "constant_with_warmup"}, 31)
-    assert list(lrs(plan)[:3] / 5e-5) == [0.0, 0.5, 1.0]  # 1.55 steps are 2
+def test_a_share_without_the_steps_is_rounded_up(lrs: Callable[..., Any]) -> None:
+    found = lrs({"num_train_epochs": 3, "warmup_ratio": 0.05, "lr_scheduler_type": "constant_with_warmup"}, 31)
+    assert list(found[:3] / 5e-5) == [0.0, 0.5, 1.0]  # 1.55 steps are 2
 
 
 def test_a_schedule_that_is_a_table_is_bounded(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from lrflow.errors import ConfigError
 from lrflow.plan import Plan
 from lrflow.translate import Facts, translate
-from tests.translate.conftest import lrs
+from tests.translate.conftest import of_plan
 
 CONFIG = """# a small GPT
 out_dir = 'out'
@@ -46,7 +46,7 @@ def test_the_lr_is_nanogpts_at_every_update(
     steps = max_iters + 1 if low else decay
     text = CONFIG.format(max_iters=max_iters, decay=decay, least=least)
     plan = planned(text, steps, name="train_small.py")
-    np.testing.assert_allclose(lrs(plan), [rule(it) for it in range(steps)], rtol=1e-12)
+    np.testing.assert_allclose(of_plan(plan), [rule(it) for it in range(steps)], rtol=1e-12)
 
 
 def test_what_the_file_leaves_out_has_nanogpts_defaults(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from lrflow.errors import ConfigError
+from lrflow.plan import Plan
 from lrflow.translate import TOOLS, Facts, translate
 
 FILES = {
@@ -30,6 +34,67 @@ def test_each_kind_is_found_by_its_keys(tmp_path: Path) -> None:
         assert TOOLS[kind].label in translate(tmp_path / name, Facts(), kind).source
 
 
+RICH: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "transformers": (
+        "given.json",
+        {
+            "optim": "paged_adamw_8bit",
+            "lr_scheduler_type": "reduce_lr_on_plateau",
+            "lr_scheduler_kwargs": {"factor": 0.5, "min_lr": 1e-6},
+            "max_steps": 100,
+            "bf16": True,
+            "torch_compile": True,
+        },
+        {"precision": "bf16-mixed", "compile": True, "max_steps": 100},
+    ),
+    "timm": (
+        "given.json",
+        {
+            "opt": "lamb",
+            "lr": 1e-3,
+            "sched": "plateau",
+            "clip_grad": 0.02,
+            "clip_mode": "agc",
+            "model_ema": True,
+            "amp": True,
+        },
+        {"precision": "16-mixed", "max_epochs": 300},
+    ),
+    "timm's RMSprop": ("given.json", {"opt": "rmsprop", "lr": 0.1, "sched": "none"}, {"max_epochs": 300}),
+    "Lightning": (
+        "given.json",
+        {
+            "seed_everything": 7,
+            "trainer": {
+                "max_epochs": 10,
+                "gradient_clip_val": 0.5,
+                "gradient_clip_algorithm": "value",
+                "precision": 16,
+            },
+            "model": {"class_path": "my.Net", "init_args": {"optimizer": {"class_path": "torch.optim.NAdam"}}},
+            "lr_scheduler": {
+                "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
+                "init_args": {"monitor": "val_loss"},
+            },
+        },
+        {"precision": "16-mixed", "max_epochs": 10},
+    ),
+    "torchvision": (
+        "given.sh",
+        "--opt rmsprop --lr 0.06 --epochs 9 --lr-step-size 2 --lr-gamma 0.9 --clip-grad-norm 1 --bias-weight-decay 0",
+        {"max_epochs": 9},
+    ),
+}  # fmt: skip
+
+
+def test_whatever_is_chosen_composes_and_has_a_plan(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Optimizers, guards, averages, layers and feedback, and not only schedules."""
+    for name, content, trainer in RICH.values():
+        assert planned(content, 90, 10, name=name).lr(0).max() > 0
+        recipe = yaml.safe_load(translate(tmp_path / name, Facts()).text())
+        assert trainer.items() <= recipe["trainer"].items()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -42,7 +107,7 @@ def test_each_kind_is_found_by_its_keys(tmp_path: Path) -> None:
         ), "aliases"),
         ("a.json", b'{"a": 1,}', "is no JSON"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
-        ("a.yaml", b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        ("a.yaml", b"a: " + b"[" * 300 + b"]" * 300, "nested too deeply"),
         ("a.json", b'{"seed": 1' + b"0" * 5000 + b"}", "too many digits"),
         ("a.py", b"x = (", "is no Python file"),
         ("a.py", b"x = " + b"-" * 100_000 + b"1", "nested too deeply|is no Python file"),

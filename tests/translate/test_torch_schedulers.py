@@ -12,7 +12,7 @@ import torch
 from torch.optim import lr_scheduler as theirs
 
 from lrflow.plan import Plan
-from tests.translate.conftest import lrs
+from tests.translate.conftest import of_plan
 
 EPOCH, EPOCHS, PEAK = 5, 30, 0.03
 
@@ -74,13 +74,13 @@ CASES = {
 }
 
 
-def test_every_scheduler_of_lightnings_cli_is_torchs_own(planned: Callable[..., Plan]) -> None:
+def test_every_scheduler_of_lightnings_cli_is_torchs_own(lrs: Callable[..., Any]) -> None:
     wrong = []
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": PEAK, "momentum": 0.9}}
     for name, given in CASES.items():
         config = {"trainer": {"max_epochs": EPOCHS}, "optimizer": optimizer, "lr_scheduler": given}
-        plan = planned(config, EPOCHS * EPOCH, EPOCH)
-        error = np.max(np.abs(lrs(plan) - per_epoch(given))) / PEAK
+        found = lrs(config, EPOCHS * EPOCH, EPOCH)
+        error = np.max(np.abs(found - per_epoch(given))) / PEAK
         if error > 1e-12:
             wrong.append(f"{name}: {error}")
     assert not wrong, "\n".join(wrong)
@@ -116,5 +116,5 @@ def test_torchvisions_flags_are_its_schedulers(planned: Callable[..., Plan], fla
     whole = node("SequentialLR", schedulers=[rise, main], milestones=[warmup]) if warmup else main
     command = f"torchrun --nproc_per_node=8 train.py --model resnet50 --batch-size 16 {flags} --norm-weight-decay 0\n"
     plan = planned(command, count * EPOCH, EPOCH, name="flags.txt")
-    assert np.max(np.abs(lrs(plan) - per_epoch(whole, count, peak))) / peak < 1e-12
+    assert np.max(np.abs(of_plan(plan) - per_epoch(whole, count, peak))) / peak < 1e-12
     assert {group.name: group.weight_decay for group in plan.groups if "norm" in group.name or "bias" in group.name}
