@@ -191,7 +191,7 @@ RULES: dict[str, Rule] = {
     "resnet50_torchvision": per_epoch(lambda epoch: 0.1 * 0.1 ** (epoch // 30), 5005),
     "resnet50_torchvision_v2": per_epoch(torchvision_v2, 1252),
     "resnet50_in_1_hour": imagenet_in_1_hour,
-    "resnet50_a3": per_epoch(timm_cosine(8e-3, 5, 100, 1e-5, 0.0), 626),
+    "resnet50_a3": per_epoch(timm_cosine(8e-3, 5, 100, 1e-5, 0.0), 625),
     "deit_base": deit,
     "swin_tiny": swin,
     "convnext_tiny": linspace_then_cosine(4e-3, 20 * 312, 300 * 312, 1e-6),

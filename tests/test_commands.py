@@ -152,6 +152,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(own / "options", folder / "my_project/options")
     shutil.copytree(own / "options", folder / "options", dirs_exist_ok=True)
     shutil.copy(own / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "docs/field", folder / "docs/field")
     houses = [f"{50 + 7 * row % 90},{'abc'[row % 3]},{100 + row % 11}" for row in range(90)]
     (folder / "houses.csv").write_text("\n".join(["size,town,price", *houses, ""]))
     (folder / "new.txt").write_text("a text that no run has seen")
