@@ -18,13 +18,12 @@ from lrflow.schedules.decays import (
     InverseSqrt,
     InverseTime,
     Linear,
-    MultiStep,
     Polynomial,
     Power,
     Rex,
-    Step,
     Tanh,
 )
+from lrflow.schedules.drops import MultiStep, Step
 from lrflow.schedules.schedule import Schedule
 from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
 
