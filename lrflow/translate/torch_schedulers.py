@@ -49,6 +49,13 @@ def choose(name: str, keys: Keys, clock: Clock, into: Translation) -> None:
         ConfigError: the class or an argument is not known, or a table is needed and the length of the run is not known.
     """
     held = {"hold": "1 epoch"} if clock.unit == "epochs" else {}
+    if name in ("OneCycleLR", "CyclicLR") and keys.flag("cycle_momentum", True):
+        low, high = (
+            keys.number("base_momentum", 0.85 if name == "OneCycleLR" else 0.8),
+            keys.number("max_momentum", 0.95),
+        )
+        why = f"torch moves the momentum (beta1) from {high:g} to {low:g} and back: schedule.also.momentum"
+        into.leave("lr_scheduler.cycle_momentum", True, why)
     form = _form(name, keys, clock)
     if form is not None:
         option, arguments, more = form

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch.optim import lr_scheduler as theirs
 
 from lrflow.plan import Plan
+from lrflow.translate import Facts, translate
 from tests.translate.conftest import of_plan
 
 EPOCH, EPOCHS, PEAK = 5, 30, 0.03
@@ -84,6 +87,16 @@ def test_every_scheduler_of_lightnings_cli_is_torchs_own(lrs: Callable[..., Any]
         if error > 1e-12:
             wrong.append(f"{name}: {error}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_momentum_that_torch_moves_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for more, named in (({}, True), ({"cycle_momentum": False}, False)):
+        scheduler = node("OneCycleLR", max_lr=PEAK, total_steps=30, **more)
+        path.write_text(json.dumps({"trainer": {"max_epochs": 30}, "optimizer": "Adam", "lr_scheduler": scheduler}))
+        found = translate(path, Facts())
+        assert ("lr_scheduler.cycle_momentum" in found.left) is named
+        assert found.values["optimizer"]["lr"] == PEAK
 
 
 @pytest.mark.parametrize(
