@@ -129,7 +129,7 @@ def build_module(
         complete_module(module, trainer or cpu_trainer(config), data or load_data(config), stage)
         check_optimization(config, module)
     network = planned_module(module)
-    bind_scalars(config, module, stage)
+    bind_scalars(config, module)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.trainer.compile and isinstance(module, Supervised):

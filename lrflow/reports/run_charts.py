@@ -19,11 +19,14 @@ from lrflow.reports.chart_layers import thinned
 from lrflow.reports.chart_parts import Axis, Figure, Line, Part, Points, Rule
 from lrflow.reports.charts import chart
 from lrflow.reports.run_course import RESUMED, SHOWN, Course, Event
+from lrflow.schedules.time import Floats
+from lrflow.wording import counted
 
 POINTS = 500  # of a line
 FEW = 150  # points of which no smoothed line is drawn
 SMOOTH = 100  # points of a smoothed line
 MAX_METRICS = 8  # charts of metrics besides that of the loss
+MAX_SCALARS = 12  # charts of scalars
 LR_DECADES = 2  # below the lowest peak that a logarithmic axis shows
 STEP = Axis("optimizer step")
 
@@ -33,13 +36,13 @@ _EVENTS = {"rollback": CURVES[5], "cooldown": CURVES[4], "feedback": CURVES[2], 
 
 def figures(course: Course) -> list[Figure]:
     """Return the figures of a run, without those for which it has no data."""
-    makers = (_lr, _losses, _metrics, _groups, _clip, _noise, _sharpness, _throughput)
+    makers = (_lr, _moving, _losses, _metrics, _groups, _clip, _noise, _sharpness, _throughput)
     return [figure for make in makers for figure in make(course)]
 
 
 def watched_figures(course: Course) -> list[Figure]:
     """Return the figures of a run that is going on: loss, LR, metrics and throughput."""
-    return [figure for make in (_losses, _lr, _metrics, _throughput) for figure in make(course)]
+    return [figure for make in (_losses, _lr, _moving, _metrics, _throughput) for figure in make(course)]
 
 
 def line(name: str, series: Series, **look: Any) -> Line:
@@ -114,6 +117,34 @@ def _lr(course: Course) -> Iterator[Figure]:
         caption += f" {SHOWN} of the curves of {count:,} groups."
     spec = chart(STEP, lr_axis(drawn, (peak for *_, peak in shown)), [*drawn, *rules(course.events)], "peak LR")
     yield Figure("lr", "Learning rate: planned and used", spec, caption.strip(), 400)
+
+
+def _moving(course: Course) -> Iterator[Figure]:
+    """Draw each scalar of the plan, and each scheduled setting of the optimizer, as planned and as recorded so far."""
+    if not (plan := course.run.plan):
+        return
+    steps = sample_steps(plan, POINTS)
+    drawings: dict[str, list[tuple[str, str, Floats]]] = {
+        one.column: [(one.title, one.column, one(steps, plan.horizon))] for one in plan.scalars[:MAX_SCALARS]
+    }
+    for setting, columns in plan.scheduled_settings:
+        group = next((name for name in course.groups if plan.names.index(name) in columns), plan.names[columns[0]])
+        label = group if len(columns) == 1 else f"{group} and {counted(len(columns) - 1, 'other group')}"
+        row = (label, f"{setting.name}/{group}", setting(steps, plan.horizon))
+        drawings.setdefault(setting.name, []).append(row)
+    for column, each in drawings.items():
+        title = column.rpartition("/")[2].replace("_", " ")
+        drawn: list[Line] = []
+        for place, (label, recorded, planned) in enumerate(each, 1):
+            look = {"shade": place} if len(each) > len(CURVES) else {}
+            used = course.history[recorded]
+            if not len(used) or used.steps[-1] < steps[-1]:
+                drawn.append(line(label, Series(steps, planned), dash="planned", width=1.3, **look))
+            if len(used):
+                drawn.append(line(label, used, **look))
+        caption = "Dashed: planned. Solid: recorded." if any(one.dash for one in drawn) else "Each step used the plan."
+        spec = chart(STEP, Axis(title), [*drawn, *rules(course.events)], "group, from first to last")
+        yield Figure(f"plan-{column.replace('/', '-')}", f"{title}: planned and used", spec, caption, 240)
 
 
 def _losses(course: Course) -> Iterator[Figure]:

@@ -121,8 +121,9 @@ class Course:
     def metrics(self) -> list[str]:
         """The names of its metrics: losses first, those of validations before those of tests."""
         plan = self.run.plan
-        settings = {name for name in self.history if plan and name.partition("/")[0] in plan.also}
-        measured = [name for name in self.history if not (is_of_the_machinery(name) or name in settings)]
+        moved = {name for name in self.history if plan and name.partition("/")[0] in plan.also}
+        moved |= {scalar.column for scalar in plan.scalars} if plan else set()
+        measured = [name for name in self.history if not (is_of_the_machinery(name) or name in moved)]
         names = dict.fromkeys([*measured, *self.run.metrics])
         return sorted(names, key=lambda name: (is_test(name), not is_loss(name), is_validation(name)))
 

@@ -28,7 +28,7 @@ LARGEST = 2**30
 """Bytes of a metrics.csv of which a run writes a page when it ends."""
 
 _LONG = 120  # characters of a reason that stands at the top
-_BEFORE_FINDINGS = ("lr", "loss", "metric-")
+_BEFORE_FINDINGS = ("lr", "plan-", "loss", "metric-")
 _AT_THE_END = ("throughput",)
 """Starts of the names of the figures that stand there."""
 

@@ -20,10 +20,10 @@ from lrflow.errors import ConfigError, LrflowError, Problem, did_you_mean
 from lrflow.files import is_file, is_folder, user_lock, write_json
 from lrflow.runs import RunFolder, find_checkpoint, read_json
 from lrflow.tasks.run_record import own_environment
-from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.loaders import order_loaders
 from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.resume import Resumed
+from lrflow.training.scalars import restore_scalars
 from lrflow.training.trainer import build_trainer, check_launched
 from lrflow.training.trainer_options import lightning_options
 
@@ -63,6 +63,7 @@ def run(config: Config) -> dict[str, Any]:
         data.setup(stage)  # before the module is built, since that may read the data
         module = assemble.build_module(config, start=False, trainer=trainer, data=data, stage=stage)
         saved.check(module)
+        restore_scalars(config, module, saved)
         found = evaluate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
     if not found:
         raise LrflowError(f"task.split = {task.split!r}: expected data of this split and a module with a step for it")
@@ -120,6 +121,7 @@ class Weights:
 
 
 def run_test(
+    config: Config,
     wanted: bool | str,
     folder: RunFolder,
     trainer: pl.Trainer,
@@ -130,6 +132,7 @@ def run_test(
     """Test a run after its training; the metrics are in the trainer's `callback_metrics` afterwards.
 
     Args:
+        config: of the run.
         wanted: `task.test`.
         folder: the folder of the run.
         trainer: the trainer of the run.
@@ -147,8 +150,9 @@ def run_test(
     # The first process decides: the others may not see the file yet.
     if wanted == "best" and trainer.strategy.broadcast(best.exists()):
         path = str(best)
-        step = read_checkpoint(best, map_location="cpu", mmap=True)["global_step"]
-        used = Weights("best", folder.relative(best), step)
+        saved = Resumed.read(best, locate)
+        used = Weights("best", folder.relative(best), saved.step)
+        restore_scalars(config, module, saved)
     elif wanted == "best":
         report("no best weights were saved: the last ones are tested")
     trainer.test(module, datamodule=data, ckpt_path=path, verbose=False)

@@ -138,7 +138,7 @@ def _train(config: Config, folder: RunFolder, resumed: Resumed | None, loggers: 
         if (planned := planned_of(module)) and planned.unread and not ready.ending and trainer.is_global_zero:
             log.warning("nothing read %s: %s", *_unread(planned.unread))
         metrics, facts = _validated(trainer, module, data, resumed if ready.ending else None), dict(ready.facts)
-        if used := run_test(config.task.test, folder, trainer, module, data, console.print):
+        if used := run_test(config, config.task.test, folder, trainer, module, data, console.print):
             metrics |= _values(trainer.callback_metrics)
             facts["tested"] = used.record()
     if trainer.global_step < trainer.planned_steps:

@@ -26,6 +26,7 @@ from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.loaders import order_loaders
 from lrflow.training.preprocessing import restore_preprocessing
 from lrflow.training.resume import Resumed
+from lrflow.training.scalars import restore_scalars
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def load_module(config: Config, checkpoint: Path, data: pl.LightningDataModule |
     saved = Resumed.read(checkpoint, locate)
     module = assemble.build_module(config, start=False, data=data, stage="test")
     saved.check(module)
+    restore_scalars(config, module, saved)
     content = read_checkpoint(checkpoint, map_location="cpu")
     module.on_load_checkpoint(content)
     module.load_state_dict(content["state_dict"])

@@ -6,16 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from lrflow.config import Config
 from lrflow.config.schemas.scalars import OF_AVERAGE
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import nearest_names
 from lrflow.layers.rules import compile_pattern
-from lrflow.limits import is_number
+from lrflow.limits import Limit, is_number, number, outside
 from lrflow.plan import PlanScheduler
 from lrflow.training.module import Supervised, planned_module
+from lrflow.training.resume import Resumed
 from lrflow.training.state import PLANNED
 
 _MISSING = object()
@@ -24,7 +27,7 @@ _MISSING = object()
 class Planned:
     """`self.planned` of a module: returns the values that the plan has for the current step.
 
-    Before the run it returns the values at which the scalars begin.
+    Before the run it returns the values at which the scalars begin, and of a trained run those of its last step.
 
     Args:
         values: of the scalars by name.
@@ -109,14 +112,15 @@ def planned_of(module: nn.Module) -> Planned | None:
     return found if isinstance(found, Planned) else None
 
 
-def bind_scalars(config: Config, module: pl.LightningModule, stage: str = "fit") -> None:
-    """Let the scalars set the attributes that `sets` names, in training.
+def bind_scalars(config: Config, module: pl.LightningModule) -> None:
+    """Let the scalars set the attributes that `sets` names.
 
     Raises:
-        ConfigError: a pattern matches no number of the module, or two scalars set the same attribute.
+        ConfigError: a pattern matches no number of the module, two scalars set the same attribute, or a scalar leaves
+            the valid values of its attribute.
     """
     planned = planned_of(module)
-    if stage != "fit" or planned is None or not any(scalar.targets for scalar in config.moving_scalars.values()):
+    if planned is None or not any(scalar.targets for scalar in config.moving_scalars.values()):
         return
     known = dict(_attributes(module))
     bound: dict[tuple[int, str], str] = {}
@@ -136,13 +140,39 @@ def bind_scalars(config: Config, module: pl.LightningModule, stage: str = "fit")
                 owner, attribute = known[path]
                 if (other := bound.setdefault((id(owner), attribute), name)) != name:
                     problems.append(Problem(key, f"{path} is set by scalars.{other} already", target))
+                if limit := _limit(owner, attribute):
+                    problems += outside({"from": limit, "to": limit}, scalar.ends, f"scalars.{name}")
                 attributes.append((name, owner, attribute))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([*{str(problem): problem for problem in problems}.values()])
     for _, owner, attribute in attributes:
         if attribute == "label_smoothing" and isinstance(module, Supervised) and owner is module.loss.function:
             module.loss.keep_unsmoothed()
     planned.set_attributes(attributes)
+
+
+def restore_scalars(config: Config, module: pl.LightningModule, saved: Resumed) -> None:
+    """Give a module the values that the scalars had at a checkpoint, as a validation of the run at its step did.
+
+    Args:
+        config: of the run; a scalar that was changed for a task follows its own curve.
+        module: built from this config.
+        saved: the checkpoint.
+    """
+    if not (config.moving_scalars and (planned := planned_of(module))):
+        return
+    now: Any = OmegaConf.to_container(config.source, resolve=False)
+    then = saved.config.get("scalars", {})
+    before = {one.name: one for one in saved.plan.scalars if now["scalars"].get(one.name) == then.get(one.name)}
+    scalars = [before.get(one.name, one) for one in config.planned_scalars]
+    planned.receive({one.name: float(one(saved.step, saved.plan.horizon)) for one in scalars})
+
+
+def _limit(owner: object, attribute: str) -> Limit | None:
+    """Return the valid values of an attribute; None: any number."""
+    if isinstance(owner, _DropoutNd) and attribute == "p":
+        return number(0, 1)
+    return number(0, 1) if attribute == "label_smoothing" else None
 
 
 def _attributes(module: pl.LightningModule) -> Iterator[tuple[str, tuple[Any, str]]]:

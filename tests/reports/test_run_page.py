@@ -15,8 +15,10 @@ from browser import needs_browser, shown
 from pages import cells, charts, code, curves, headings, marks, tiles
 
 from lrflow.errors import LrflowError
+from lrflow.plan.scalars import PlanScalar
 from lrflow.reports.run_page import wants_page, write_run_page
 from lrflow.runs import PAGE
+from lrflow.schedules import Horizon, Linear, Schedule
 from lrflow.wording import duration
 
 OLDER = Path(__file__).parent.parent / "older_runs"
@@ -115,6 +117,17 @@ def test_a_rollback_is_an_event_and_what_it_replaced_is_drawn(run_folder: Callab
     assert {*values(page, heading, "body").values()} == {0.003}
     assert max(values(page, heading, "body", "planned").values()) == pytest.approx(0.01)
     assert {rows[0]["series"] for rows in marks(charts(page)[heading], "rule")} == {"rollback", "feedback", "resumed"}
+
+
+def test_scalars_are_charts_of_the_plan_and_no_metrics(run_folder: Callable[..., Path]) -> None:
+    scalar = PlanScalar("clip_range", Schedule(Linear()), 0.0, 0.2)
+    planned = dict(enumerate(scalar(np.arange(40), Horizon(40, 10)).tolist()))
+    recorded = {step: planned[step] for step in range(17)}
+    page = page_of(run_folder(scalars=[scalar], columns={scalar.column: recorded, "scalar/own": {3: 1.0}}, made=17))
+    heading = "clip range: planned and used"
+    assert values(page, heading, "clip range", "planned") == pytest.approx(planned)
+    assert values(page, heading, "clip range") == pytest.approx(recorded)
+    assert [row[0] for row in cells(page, "Metrics")[1:] if row[0].startswith("scalar")] == ["scalar/own"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lrflow.plan import Plan
+from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.values import PlanGroup
 from lrflow.schedules import Cosine, Horizon, Schedule
 
@@ -32,13 +33,14 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
         config: Mapping[str, Any] | None = None,
         findings: Sequence[Mapping[str, Any]] = (),
         made: int | None = None,
+        scalars: Sequence[PlanScalar] = (),
     ) -> Path:
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         peaks, made = peaks or {"body": 0.01, "head": 0.1}, steps if made is None else made
         curve = Schedule(Cosine(), warmup="10%")
         groups = [PlanGroup(group, peak, 1.0, None, curve, 1, 10, False) for group, peak in peaks.items()]
-        plan = Plan(tuple(groups), Horizon(steps, 10))
+        plan = Plan(tuple(groups), Horizon(steps, 10), tuple(scalars))
         plan.write(folder, picture=False)
         rates = plan.lr(np.arange(made))
         series: dict[str, Any] = {"train/loss": 2.0 / (1 + np.arange(made))}

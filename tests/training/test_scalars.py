@@ -11,6 +11,7 @@ import torch
 
 import lrflow
 from lrflow.errors import ConfigError
+from lrflow.tasks import evaluate
 from lrflow.training.scalars import Planned, planned_of
 
 MODULE = """
@@ -22,6 +23,7 @@ class Reads(pl.LightningModule):
     def __init__(self, ask="clip_range"):
         super().__init__()
         self.net, self.ask, self.temperature, self.seen = torch.nn.Linear(64, 10), ask, 1.0, []
+        self.drop = torch.nn.Dropout(0.0)
 
     def training_step(self, batch, index):
         inputs, targets = batch
@@ -31,6 +33,8 @@ class Reads(pl.LightningModule):
 
     def validation_step(self, batch, index):
         self.log("val/loss", torch.nn.functional.cross_entropy(self.net(batch[0].flatten(1)), batch[1]))
+        self.log("val/clip_range", self.planned("clip_range"))
+        self.log("val/temperature", self.temperature)
 """
 RUN = (
     "trust=scalar_modules", "model=custom", "model._target_=scalar_modules.Reads", "trainer.accelerator=cpu",
@@ -83,6 +87,17 @@ def test_a_module_reads_each_step_of_the_plan_and_a_resumed_run_is_exact(run: An
     assert made[-1].seen == seen[10:]
     ours, theirs = weights(whole), weights(again)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for words, expected in (
+        ((), values["scalar/temperature"][5]),
+        (("scalars.temperature.from=3", "scalars.temperature.to=3"), 3),
+    ):
+        use = ("task=evaluate", f"task.from={whole}", f"task.weights={first}", "task.split=val", *words)
+        measured = evaluate.run(lrflow.compose(*[word for word in RUN if "task." not in word], *use))
+        assert measured["val/clip_range"] == pytest.approx(values["scalar/clip_range"][5], rel=1e-6)
+        assert measured["val/temperature"] == pytest.approx(expected, rel=1e-6)
+    loaded: Any = lrflow.load(whole).load_model(str(first))
+    assert loaded.planned("clip_range") == values["scalar/clip_range"][5]
+    assert loaded.temperature == values["scalar/temperature"][5]
 
 
 def test_a_name_that_is_not_in_the_config_is_an_error_that_names_the_nearest(run: Any) -> None:
@@ -116,6 +131,7 @@ def test_a_scalar_that_nothing_reads_is_a_warning(run: Any, caplog: pytest.LogCa
         ("scalars.b={from:1,to:2,shape:{_target_:lrflow.schedules.Step,evry:1}}", "scalars.b.shape.evry", "every"),
         ("scalars.b={from:1,to:2,over:-1}", "scalars.b.over", "negative"),
         ("scalars.b={from:1,to:2,over:20 steps}", "scalars.b.over", "the run has only 12 steps"),
+        ("scalars.b={from:0.5,to:3,sets:drop.p}", "scalars.b.to", "expected a number from 0 to 1"),
         ("scalars.b-c={from:1}", "scalars.b-c", "expected a name"),
         ("scalars.b={from:0.5,sets:average.decay}", "scalars.b.sets", "only average=ema has a decay"),
     ],

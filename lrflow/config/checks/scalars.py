@@ -11,7 +11,10 @@ from lrflow.config.schemas.average import EMA
 from lrflow.config.schemas.objects import MovingValue
 from lrflow.config.schemas.scalars import OF_AVERAGE, Scalar
 from lrflow.errors import ConfigError, Problem
+from lrflow.limits import number, outside
 from lrflow.schedules import Horizon
+
+_DECAY = number(0, 1, below=True)
 
 _MOVES = (*MovingValue.model_fields, "start", "over", "hold")
 """Keys by which a scalar moves from one value to another."""
@@ -63,11 +66,9 @@ def _of_use(config: Config, key: str, scalar: Scalar) -> Iterator[Problem]:
         )
     for target in scalar.targets:
         if target == OF_AVERAGE:
-            ends = (scalar.start_value, scalar.start_value if scalar.end_value is None else scalar.end_value)
             if not isinstance(config.average, EMA):
                 yield Problem(f"{key}.sets", "only average=ema has a decay", target, "add average=ema")
-            elif not all(0 <= end < 1 for end in ends):
-                yield Problem(key, "expected a decay from 0 to below 1", ...)
+            yield from outside({"from": _DECAY, "to": _DECAY}, scalar.ends, key)
         elif config.trainer.compile and not target.startswith("loss."):
             message = "a compiled network would be compiled again for each value"
             yield Problem(f"{key}.sets", message, target, "trainer.compile=false")

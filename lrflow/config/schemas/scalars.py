@@ -48,6 +48,12 @@ class Scalar(MovingValue):
         """What it sets: patterns of attributes, and `average.decay`."""
         return (self.sets,) if isinstance(self.sets, str) else tuple(self.sets or ())
 
+    @property
+    def ends(self) -> dict[str, float]:
+        """The values between which it moves, by key: `from`, and `to` if it is given."""
+        last = {} if self.end_value is None else {"to": self.end_value}
+        return {"from": self.start_value, **last}
+
     def planned(self, name: str) -> PlanScalar:
         """Return the scalar of a plan; the first call, by the checks of the config, builds it.
 
