@@ -121,6 +121,8 @@ class Found:
         saturated: the smallest batch size with about the same throughput; None: no batch size was searched.
         critical_batch: the batch beyond which more examples save few steps, of which `interval` is then the interval;
             None: it was not searched.
+        warmup: the shortest warmup in steps with which an LR above the best is stable; None: it was not searched, or
+            none helps.
     """
 
     lr: float | None
@@ -131,10 +133,11 @@ class Found:
     batch_size: int | None = None
     saturated: int | None = None
     critical_batch: int | None = None
+    warmup: int | None = None
 
 
 def find(*what: Config | str, config_dir: str | Path | None = None) -> Found:
-    """Find what the group `find` selects: a learning rate by a range test or a stability bound, or a batch size.
+    """Find what the group `find` selects: an LR, by a range test or a stability bound, a batch size or a warmup.
 
     Args:
         what: a config with `task=find`, or overrides as they are typed on the command line.
@@ -149,7 +152,7 @@ def find(*what: Config | str, config_dir: str | Path | None = None) -> Found:
         found = run_find(config)
     interval = (found["low"], found["high"]) if "low" in found else None
     doubts = tuple(found.get("doubts", ()))
-    sizes = found.get("batch_size"), found.get("saturated"), found.get("critical_batch")
+    sizes = found.get("batch_size"), found.get("saturated"), found.get("critical_batch"), found.get("warmup")
     return Found(found.get("lr"), interval, doubts, found.get("ceiling"), Path(found["folder"]), *sizes)
 
 

@@ -104,6 +104,7 @@ def short(words: list[str]) -> list[str]:
         if "find.confirm=true" in words:
             given += ["trainer.max_epochs=2"]
         own = {"find=stability": ["find.products=3"], "find=critical_batch": [f"find.steps={fewest}"]}
+        own["find=warmup"] = ["find.steps=10", "find.seeds=1"]
         kind = next((word for word in words if word in own), "")
         given += own.get(kind, ["find.sweeps=1", f"find.steps={fewest}"])
         given += ["data.steps=16"] if "recipe=rl_ppo" in words else []

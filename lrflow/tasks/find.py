@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lrflow.config import Config, save_config, validate
 from lrflow.config.checks.warnings import unused_by_search
-from lrflow.config.schemas.find import BatchSizeFind, CriticalBatchFind, RangeFind, StabilityFind
+from lrflow.config.schemas.find import BatchSizeFind, CriticalBatchFind, RangeFind, StabilityFind, WarmupFind
 from lrflow.config.targets import optimizer_traits
 from lrflow.display import Grid, QuietConsole
 from lrflow.errors import ConfigError, LrflowError, Problem
@@ -37,6 +37,8 @@ from lrflow.tuning.range_test import run_sweeps
 from lrflow.tuning.stability import find_ceiling
 from lrflow.tuning.suggestion import Suggestion, compare_with_interval, suggest_lr
 from lrflow.tuning.trial_runs import confirm_range
+from lrflow.tuning.warmup import WarmupRun, measure_warmups
+from lrflow.tuning.warmup_record import warmup_lines, warmup_result, warmup_table, write_warmup
 from lrflow.wording import counted, number
 
 
@@ -92,6 +94,8 @@ def find_lr(config: Config, folder: RunFolder, console: Console) -> dict[str, An
             return find_batch_size(config, config.find, folder.path, console)
         if isinstance(config.find, CriticalBatchFind):
             return find_critical_batch(config, config.find, folder.path, console)
+        if isinstance(config.find, WarmupFind):
+            return find_warmup(config, config.find, folder.path, console)
         return find_range(config, config.find, folder.path, console)
 
 
@@ -233,6 +237,33 @@ def find_critical_batch(config: Config, find: CriticalBatchFind, folder: Path, c
     console.print(found.table())
     console.print(found.advice(), soft_wrap=True, highlight=False)
     return found.result()
+
+
+def find_warmup(config: Config, find: WarmupFind, folder: Path, console: Console) -> dict[str, Any]:
+    """Search for the shortest warmup that keeps an LR above the best stable, print and record the result.
+
+    Returns:
+        `warmup` in steps, `warmup_lr`, the LR that it keeps stable, `unstable`, the lowest LR that is unstable without
+        one, and `steps`.
+
+    Raises:
+        ConfigError: the optimizer chooses its LR itself.
+    """
+    _check_optimizer(config)
+    with console.status("warmup", spinner="line") if console.is_terminal else nullcontext() as status:
+
+        def report(made: WarmupRun) -> None:
+            if status is not None:
+                status.update(f"LR {number(made.lr)}, warmup of {counted(made.warmup, 'step')}")
+
+        search = measure_warmups(config, find, folder, report)
+    if rank() == 0:
+        write_warmup(search, folder)
+    for words in warmup_lines(search):
+        console.print(words, soft_wrap=True, highlight=False)
+    console.print(warmup_table(search))
+    console.print(f"Cost: {counted(search.steps, 'step')}.", highlight=False)
+    return warmup_result(search)
 
 
 def _confirm(config: Config, find: RangeFind, start: float, folder: Path, console: Console) -> tuple[Confirmation, int]:

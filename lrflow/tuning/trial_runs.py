@@ -70,7 +70,7 @@ def _trial_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     The metric is `find.monitor`; if that is the training loss and the run has a validation, it is the validation loss.
     """
     steps = min(whole.steps, max(MIN_STEPS, find.confirm_length.steps(whole)))
-    recorder = _LossRecorder()
+    recorder = LossRecorder()
     trainer, module, data = short_fit(
         config,
         config.seed,
@@ -93,13 +93,14 @@ def _trial_run(config: Config, find: RangeFind, lr: float, whole: Horizon, folde
     return float(np.mean(losses[-max(10, int(FINAL_SHARE * steps)) :])), steps
 
 
-class _LossRecorder(Monitor):
+class LossRecorder(Monitor):
     """Records the loss of every step, and stops the run at the first that is not finite."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
 
     def on_block(self, trainer: pl.Trainer, block: Block) -> None:
+        """Add the losses of a block."""
         self.losses.extend(block.losses.tolist())
         if not np.isfinite(block.losses).all():
             trainer.stop(SHORT_RUN_DONE)  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from lrflow.config.length import declared_horizon
 from lrflow.config.objective import check_objective
 from lrflow.config.packages import check_parquet, is_installed, missing_package
 from lrflow.config.schemas.average import check_average
-from lrflow.config.schemas.find import BatchSizeFind, CriticalBatchFind, RangeFind
+from lrflow.config.schemas.find import BatchSizeFind, CriticalBatchFind, RangeFind, WarmupFind
 from lrflow.config.schemas.layers import Rules
 from lrflow.config.schemas.objects import Data, Facts, Optimizer, Schedule
 from lrflow.config.schemas.task import EXPORTS, OF_A_RUN, TABLES, Export, Forecast, Predict, Train
@@ -320,6 +320,8 @@ def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
         return [*check_batch_search(config, find)]
     if isinstance(find, CriticalBatchFind):
         return [*check_noise_search(config)]
+    if isinstance(find, WarmupFind):
+        return [*_check_warmup_search(config, find, horizon)]
     if not isinstance(find, RangeFind):
         return []
     problems = []
@@ -340,3 +342,18 @@ def check_find(config: Config, horizon: Horizon | None) -> list[Problem]:
         except ConfigError as error:
             problems += error.problems
     return problems
+
+
+def _check_warmup_search(config: Config, find: WarmupFind, horizon: Horizon | None) -> Iterator[Problem]:
+    """Yield a problem for each setting that does not work with a search for the shortest warmup."""
+    if config.task.name == "find" and config.resume.source is not None:
+        message = "find=warmup trains new models: a warmup is for the start of a run"
+        yield Problem("resume.from", message, config.resume.source, "leave it out")
+    for index, given in enumerate(find.warmups):
+        try:
+            is_long = 2 * given.steps(horizon or Horizon(100)) > (horizon or Horizon(100)).steps
+        except ValueError:  # in epochs, and their length is not known yet
+            continue
+        if is_long and (horizon or given.unit == "fraction"):
+            message = "expected at most half of the run; the Tuning Playbook advises at most 10%"
+            yield Problem(f"find.warmups[{index}]", message, str(given), "10%")

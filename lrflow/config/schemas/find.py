@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.objects import Section
@@ -136,6 +136,24 @@ class CriticalBatchFind(Section):
     """Measure before a run starts too, and compare its batch with the result."""
 
 
+class WarmupFind(Section):
+    """Find the shortest warmup with which an LR above the best one is stable."""
+
+    kind: Literal["warmup"]
+    steps: f.Interval = Duration.parse(500)
+    """Length of the runs without a warmup, at most that of the run."""
+    factors: Annotated[list[Annotated[float, f.number(1)]], Field(min_length=1)] = Field([1.0, 10.0])
+    """Multiples of the lowest unstable LR that are trained with warmups."""
+    warmups: Annotated[list[f.Interval], Field(min_length=1)] = Field(
+        [Duration.parse("0.1%"), Duration.parse("1%"), Duration.parse("10%")]
+    )
+    """Lengths of the warmups, tried from the shortest on."""
+    seeds: f.Count = 2
+    """Models and orders of the data, with all of which a run has to be stable."""
+    check: f.Switch = False
+    """Search before a run starts too."""
+
+
 def _kind_of_find(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
     return f"<{kind}>"
@@ -145,6 +163,7 @@ Find = Annotated[
     Annotated[RangeFind, Tag("<range>")]
     | Annotated[StabilityFind, Tag("<stability>")]
     | Annotated[BatchSizeFind, Tag("<batch_size>")]
-    | Annotated[CriticalBatchFind, Tag("<critical_batch>")],
+    | Annotated[CriticalBatchFind, Tag("<critical_batch>")]
+    | Annotated[WarmupFind, Tag("<warmup>")],
     Discriminator(_kind_of_find),
 ]
