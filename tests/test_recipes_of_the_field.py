@@ -58,6 +58,7 @@ def test_recipes_are_short_and_each_has_an_entry(field: ModuleType, compared: li
     files = sorted((DOCS / "field" / "recipe").glob("*.yaml"))
     assert sorted(one.recipe.name for one in compared) == [path.stem for path in files]
     assert [path.stem for path in files if len(path.read_text().splitlines()) > 20] == []
+    assert [path.stem for path in files if "\ntrainer: {max_epochs: " not in path.read_text()] == []
     assert all(one.recipe.note for one in compared if one.recipe.error)
 
 
