@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -43,6 +43,13 @@ class MuP:
     norm of an update). Output weights must start smaller than others by another sqrt(r_in); here they start at zero,
     which is right at every width and for every initialisation of the model (section D.2 of the paper).
 
+    With `scale_eps` the eps of Adam and its kin is divided by r_out, because the entries of a gradient are (their
+    Appendix B.3; Dey et al., 2025, arXiv 2505.01618, whose rule for output weights has the multiplier that is not here).
+
+    Hidden matrices may be routed to Muon, whose updates have a known spectral norm. It must grow as the root of fan-out
+    over fan-in (Yang, Simon and Bernstein), so the LR is the peak times sqrt(r_out / r_in), divided by the growth of
+    Muon's own factor by the shape: 1 for `adjust_lr_fn: original` if all widths grow alike.
+
     Weight decay that the optimizer multiplies by the LR is divided by the factor, so that LR x decay is the same as in
     the base model (as in the paper's own package; for the reasons see Kosson et al., 2025, arXiv 2510.19093).
 
@@ -55,6 +62,7 @@ class MuP:
             determine their role: `{pos_embed: input}`.
         no_decay: whether biases, norms and other parameters with fewer than two dimensions have no weight decay, in
             groups of their own (`vector/no_decay`).
+        scale_eps: whether the eps of Adam and its kin follows the width too.
 
     Raises:
         ConfigError: invalid values.
@@ -66,6 +74,7 @@ class MuP:
     readout: str = "zero"
     roles: Mapping[str, str] = field(default_factory=dict)
     no_decay: bool = True
+    scale_eps: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -127,27 +136,49 @@ class MuP:
             raise ConfigError(problems)
         return widths
 
-    def rules(self, widths: Sequence[Width], table: Table, weight_decay: float | None) -> list[Rule]:
+    def rules(
+        self,
+        widths: Sequence[Width],
+        table: Table,
+        weight_decay: float | None,
+        eps: float | None = None,
+        matrices: MatrixOptimizer | None = None,
+    ) -> list[Rule]:
         """Return the rules for parameters of these widths: a group per role and factor; biases and norms separate.
 
         Args:
             widths: as returned by `widths`.
             table: the optimizer's table.
             weight_decay: the optimizer's; None or 0: there is none.
+            eps: the optimizer's; None: it has none, or not the unit of the gradient.
+            matrices: the optimizer of hidden matrices; None: the main one.
         """
         trained = [width for width in widths if width.entry.trainable]
-        groups: dict[tuple[str, bool, float], list[Width]] = {}
+        groups: dict[tuple[str, bool, float, float], list[Width]] = {}
         for width in sorted(trained, key=lambda width: ROLES.index(width.role)):
+            routed = matrices is not None and matrices.takes(width)
+            role = "hidden_other" if width.role == "hidden" and matrices and not routed else width.role
             plain = self.no_decay and bool(width.entry.kinds.intersection(UNDECAYED))
-            groups.setdefault((width.role, plain, lr_scale(width, table)), []).append(width)
+            factor = eps_scale(width) if self.scale_eps and eps and table == "adam" and not routed else 1.0
+            groups.setdefault((role, plain, lr_scale(width, table, matrices), factor), []).append(width)
         rules = []
-        for (role, plain, scale), members in groups.items():
-            several = sum(key[:2] == (role, plain) for key in groups) > 1
-            name = f"{role}_{scale:.12g}x" if several else role
-            decay = 0.0 if plain else weight_decay / scale if weight_decay else None
+        for (role, plain, scale, factor), members in groups.items():
+            alike = [key for key in groups if key[:2] == (role, plain)]
+            name = f"{role}_{scale:.12g}x" if len({key[2] for key in alike}) > 1 else role
+            name += f"_eps_{factor:.12g}x" if len({key[3] for key in alike if key[2] == scale}) > 1 else ""
             name = f"{name}/no_decay" if plain else name
-            parameters = [width.entry.parameter for width in members]
-            rules.append(Rule(name, parameters=parameters, lr=Multiple(scale), weight_decay=decay))
+            route = matrices if role == "hidden" else None
+            own = route.weight_decay if route else weight_decay
+            rules.append(
+                Rule(
+                    name,
+                    parameters=[width.entry.parameter for width in members],
+                    lr=Multiple(scale),
+                    weight_decay=0.0 if plain else own / scale if own else None,
+                    route=route.route if route else None,
+                    settings={"eps": eps * factor} if eps and factor != 1 else {},
+                )
+            )
         return rules
 
     def start(self, widths: Iterable[Width]) -> list[str]:
@@ -187,6 +218,7 @@ class Width:
             bias, the gain of a norm, a token: one dimension is a width), or `fixed` (no dimension is).
         fan_in: its fan-in over that of the narrower model; 1 if it is no width.
         fan_out: its fan-out over that of the narrower model; 1 if it is no width.
+        wide_rows: whether its first dimension is a width.
     """
 
     entry: Entry
@@ -194,6 +226,7 @@ class Width:
     role: str
     fan_in: float = 1.0
     fan_out: float = 1.0
+    wide_rows: bool = True
 
     @property
     def init_warning(self) -> str | None:
@@ -250,7 +283,7 @@ def width_of(entry: Entry, base: Tensor, grown: Tensor, role: str | None = None)
             "is shared by layers of different roles, so no single LR is right at every width",
             f"untie it, or divide the output by the width and add layers.roles={{{entry.name}: input}}",
         )
-    return Width(entry, base, *found.pop())
+    return Width(entry, base, *found.pop(), wide_rows=0 in wide)
 
 
 def _from_module(
@@ -288,9 +321,40 @@ def _rms(tensor: Tensor) -> float:
     return float(tensor.detach().float().square().mean().sqrt())
 
 
-def lr_scale(width: Width, table: Table) -> float:
-    """Return the LR of a parameter as a multiple of the peak; see `MuP`."""
+@dataclass(frozen=True)
+class MatrixOptimizer:
+    """The optimizer of a route whose updates have singular values near 1, such as Muon; it takes hidden matrices.
+
+    Args:
+        route: its route.
+        scale: its own factor on an update of so many rows and columns.
+        weight_decay: decoupled; None or 0: there is none.
+    """
+
+    route: str
+    scale: Callable[[int, int], float]
+    weight_decay: float | None = None
+
+    def takes(self, width: Width) -> bool:
+        """Whether a parameter is hidden, and a matrix as Muon sees it: [rows, all else], with wide rows."""
+        return width.role == "hidden" and width.wide_rows
+
+    def lr_scale(self, width: Width) -> float:
+        """Return the LR of a parameter as a multiple of the peak, for a spectral norm of sqrt(fan-out / fan-in)."""
+        now, before = (self.scale(len(one), one.numel() // len(one)) for one in (width.entry.parameter, width.base))
+        return math.sqrt(width.fan_out / width.fan_in) * before / now
+
+
+def lr_scale(width: Width, table: Table, matrices: MatrixOptimizer | None = None) -> float:
+    """Return the LR of a parameter as a multiple of the peak of its optimizer; see `MuP`."""
+    if matrices and matrices.takes(width):
+        return matrices.lr_scale(width)
     return (1.0 if table == "adam" else width.fan_out) / width.fan_in
+
+
+def eps_scale(width: Width) -> float:
+    """Return the eps of Adam for a parameter as a multiple of that of the base; see `MuP`."""
+    return 1 / width.fan_out
 
 
 def _doubled(value: Any) -> Any:

@@ -115,7 +115,7 @@ class Muon(Optimizer):
             alike.setdefault((len(update), update.numel(), update.device, update.dtype), []).append(index)
         for indices in alike.values():
             matrices = torch.stack([updates[index].flatten(1) for index in indices])
-            lr = group["lr"] * _scale(group["adjust_lr_fn"], *matrices.shape[1:])
+            lr = group["lr"] * update_scale(group["adjust_lr_fn"], *matrices.shape[1:])
             directions = orthogonalise(
                 matrices.to(_precision(group["ns_dtype"], matrices)),
                 group["ns_steps"],
@@ -162,8 +162,9 @@ def orthogonalise(
     return x.mT if tall else x
 
 
-def _scale(adjust_lr_fn: str, rows: int, columns: int) -> float:
-    if adjust_lr_fn == "original":
+def update_scale(adjust_lr_fn: str | None, rows: int, columns: int) -> float:
+    """Return the factor of Muon on an update of [rows, columns], by `adjust_lr_fn`; None: `original`, as in torch."""
+    if adjust_lr_fn in (None, "original"):
         return math.sqrt(max(1, rows / columns))
     return 0.2 * math.sqrt(max(rows, columns))
 

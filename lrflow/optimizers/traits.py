@@ -62,6 +62,7 @@ class Traits:
         factor: the entry of its groups by which it multiplies the LR of the next step, such as that estimate.
         first_lr_only: it reads the LR only at its first step, and adapts its step sizes itself afterwards.
         own_warmup: the name of its argument for a warmup of its own, on top of the schedule's.
+        orthogonal: its updates have singular values near 1, times a factor by the shape, as those of Muon.
         whole_matrices: an update needs whole matrices, which cannot be sharded.
         compilable: `torch.compile` speeds up its step and does not change the result. A step that counts in Python
             would be compiled again each time.
@@ -92,6 +93,7 @@ class Traits:
     factor: str | None = None
     first_lr_only: bool = False
     own_warmup: str | None = None
+    orthogonal: bool = False
     whole_matrices: bool = False
     compilable: bool = True
     saved_by: str | None = None
@@ -147,8 +149,10 @@ _ADAM = Traits(
 _ADAHESSIAN = Traits(second_order=True, decoupled=True, decoupling="weight_decouple", ranges=_HESSIAN)
 
 # No published rule of muP covers Rprop (the LR only sets its first step), LBFGS, Adadelta and Adafactor (steps relative
-# to earlier steps or to the weights), LARS and LAMB (trust ratios), Muon, Shampoo, SOAP, and what estimates its own LR.
+# to earlier steps or to the weights), LARS and LAMB (trust ratios), Shampoo, SOAP, and what estimates its own LR.
 # A sign is a normalisation entry by entry. An average of iterates (schedule-free) scales as what it is taken of.
+# Muon has a rule for hidden matrices only (`lrflow.layers.MuP`).
+
 _RECORDS = {
     "torch.optim.SGD": Traits(update="sgd", mup="sgd", bound="sgd", nesterov_needs_momentum=True),
     "torch.optim.ASGD": Traits(mup="sgd", ranges=_AVERAGE),
@@ -177,11 +181,11 @@ _RECORDS = {
         },
     ),
     "torch.optim.Muon": Traits(
-        whole_matrices=True, decoupled=True,
+        orthogonal=True, whole_matrices=True, decoupled=True,
         ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": (*ADJUST_LR, None)},
     ),
     "lrflow.optimizers.Muon": Traits(
-        whole_matrices=True, decoupled=True,
+        orthogonal=True, whole_matrices=True, decoupled=True,
         ranges=_NEWTON_SCHULZ | {"adjust_lr_fn": ADJUST_LR, "ns_dtype": NS_DTYPES},
     ),
     "lrflow.optimizers.OfModule": Traits(compilable=False),

@@ -224,7 +224,7 @@ def _planned(
         assemble.check_plan(config, plan)
         loop = make_feedback_loop(feedback, length, report) if feedback else None
     if resumed:
-        resumed.check_plan(plan)
+        resumed.check_plan(plan, assemble.plain_config(config))
     return _Planned(plan, branches, length, recompile, loop)
 
 

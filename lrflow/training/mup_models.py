@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
-from inspect import signature
+from functools import partial, reduce
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lrflow.config import Config, instantiate, locate
-from lrflow.config.checks.compatibility import table_of
-from lrflow.config.targets import with_arguments
+from lrflow.config import Config, instantiate
+from lrflow.config.checks.compatibility import route_of_matrices, table_of
+from lrflow.config.targets import defaults, optimizer_traits, with_arguments
 from lrflow.display import Grid
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule
-from lrflow.layers.mup import MuP, Width, lr_scale
+from lrflow.layers.mup import MatrixOptimizer, MuP, Width, lr_scale
 from lrflow.layers.parameters import Parameters
 from lrflow.layers.rules import Table
+from lrflow.optimizers.muon import update_scale
 from lrflow.training.module import Supervised, planned_module
 from lrflow.training.parameters import complete_module, has_deferred_parts
 from lrflow.wording import number, shape_text
@@ -44,18 +44,32 @@ def mup_rules(
     """
     optimizer = config.optimizer.node()
     table = table_of(optimizer, mup.optimizer)
+    matrices = _matrix_optimizer(config)
     narrow = build_variant(config, [mup.base], "layers.base", module)
     wider = build_variant(config, [mup.base, mup.wider_arguments], "layers.wider", module)
     widths = mup.widths(parameters, narrow, wider)
-    report(widths_table(widths, table))
+    own = defaults(config.optimizer.target) | optimizer
+    eps = own.get("eps") if optimizer_traits(config.optimizer.target).mup == "adam" else None
+    rules = mup.rules(widths, table, own.get("weight_decay"), eps if isinstance(eps, float) else None, matrices)
+    report(widths_table(widths, table, matrices))
     if started := mup.start(widths):
         report(f"{', '.join(started)}: starts at zero, as muP has it (layers.readout=keep leaves it as it is)")
     for width in widths:
         if width.init_warning:
             report(width.init_warning)
     report("")
-    default = signature(locate(config.optimizer.target)).parameters.get("weight_decay")
-    return mup.rules(widths, table, optimizer.get("weight_decay", default and default.default))
+    return rules
+
+
+def _matrix_optimizer(config: Config) -> MatrixOptimizer | None:
+    """Return the optimizer of the route that takes hidden matrices; None: there is none."""
+    routes = {name: route.plain() for name, route in config.optimizer.routes.items()}
+    name = route_of_matrices(routes, [rule.route for rule in config.layers.rules])
+    if name is None:
+        return None
+    settings = defaults(config.optimizer.routes[name].target) | routes[name]
+    scale = partial(update_scale, settings.get("adjust_lr_fn"))
+    return MatrixOptimizer(name, scale, settings.get("weight_decay"))
 
 
 def build_variant(
@@ -91,7 +105,7 @@ def build_variant(
         raise ConfigError(problems) from error
 
 
-def widths_table(widths: Sequence[Width], table: Table) -> Grid:
+def widths_table(widths: Sequence[Width], table: Table, matrices: MatrixOptimizer | None = None) -> Grid:
     """Return a table of roles and widths of the parameters, with one row for equal layers (`blocks.*.fc.weight`)."""
     rows: dict[tuple[str, ...], int] = {}
     for width in widths:
@@ -100,7 +114,8 @@ def widths_table(widths: Sequence[Width], table: Table) -> Grid:
             width.role,
             shape_text(width.base.shape),
             shape_text(width.entry.parameter.shape),
-            f"{number(lr_scale(width, table))}x",
+            f"{number(lr_scale(width, table, matrices))}x"
+            + (f" of {matrices.route}" if matrices and matrices.takes(width) else ""),
         )
         rows[row] = rows.get(row, 0) + 1
     grid = Grid("<width of", "tensors", "<role", "<base", "<model", f"LR, {table}")

@@ -20,13 +20,14 @@ from lrflow.schedules import Curve, Horizon
 from lrflow.schedules.curve import BETA
 from lrflow.schedules.time import durations_in
 from lrflow.schedules.wrappers import ContinueMode
+from lrflow.training import resume_checks as checks
 from lrflow.training.adjustments import has_adjusted
 from lrflow.training.branches import Branch, compile_branched, length_without_cooldown
 from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkpoint
 from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.recovery import recovered_factor
-from lrflow.training.resume_checks import FindTraits, check_not_frozen_again, check_same_optimizer, check_same_past
+from lrflow.training.resume_checks import FindTraits
 from lrflow.wording import counted, joined, shape_text
 
 
@@ -214,7 +215,7 @@ class Resumed:
         Raises:
             ConfigError: lists the settings that do not fit.
         """
-        if problems := check_same_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
+        if problems := checks.check_same_optimizer(self.config.get("optimizer", {}), config.get("optimizer", {}), find):
             raise ConfigError(problems)
 
     def reconfigured(self, config: Mapping[str, Any]) -> set[str | None]:
@@ -224,13 +225,16 @@ class Resumed:
         changed: set[str | None] = {route for route, own in routes.items() if own != former.get(route, own)}
         return changed | ({None} if before != now else set())
 
-    def check_plan(self, plan: Plan) -> None:
-        """Check that no group that has trained would be frozen again.
+    def check_plan(self, plan: Plan, config: Mapping[str, Any]) -> None:
+        """Check that equal rules still make the groups of the run, and that no group would be frozen again.
 
         Raises:
             ConfigError: lists the groups.
         """
-        if problems := check_not_frozen_again(self.plan, plan, self.step):
+        problems = checks.check_not_frozen_again(self.plan, plan, self.step)
+        if all(self.config.get(section) == config.get(section) for section in ("layers", "optimizer", "model")):
+            problems += checks.check_same_groups(self.plan, plan)
+        if problems:
             raise ConfigError(problems)
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -321,7 +325,7 @@ class Resumed:
                 and the LRs differ.
         """
         if how == "branch":
-            if problems := check_same_past(
+            if problems := checks.check_same_past(
                 self.plan, compile_branched(groups, schedule, horizon, (), settings, scalars), self.step
             ):
                 raise ConfigError(problems)

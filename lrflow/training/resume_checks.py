@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 from lrflow.data.fingerprint import changes_of_data, fingerprint
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.traits import Traits
-from lrflow.plan import Plan
+from lrflow.plan import Plan, PlanGroup
 from lrflow.training.state import preserve_random_state
-from lrflow.wording import counted, joined
+from lrflow.wording import counted, joined, number
 
 log = logging.getLogger("lrflow")
 
@@ -85,6 +85,34 @@ def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:
         return []
     message = f"these groups have trained, and would be frozen again: {joined(again, 7)}"
     return [Problem("layers", message, ..., f"unfreeze them at step {step} or before")]
+
+
+def check_same_groups(before: Plan, now: Plan) -> list[Problem]:
+    """Return a problem if the same config makes other groups now, as another version of lrflow or of a model may.
+
+    Args:
+        before: the plan that the run followed.
+        now: the plan of the resumed run, under the same rules, optimizer and model.
+    """
+    former, own = ({group.name: group for group in plan.groups} for plan in (before, now))
+    alike = {name for name, group in own.items() if name in former and _trains_alike(group, former[name])}
+    if alike == own.keys() == former.keys():
+        return []
+    texts = [joined([_described(one) for name, one in groups.items() if name not in alike], 4) or "no other group"
+             for groups in (former, own)]  # fmt: skip
+    message = f"the parameters were in other groups so far, by an earlier version: {texts[0]}; now {texts[1]}"
+    hint = "resume with the version that started the run, or start a new one from its weights: model.init_from"
+    return [Problem("layers", message, ..., hint)]
+
+
+def _trains_alike(one: PlanGroup, other: PlanGroup) -> bool:
+    same = ("tensors", "parameters", "frozen", "route", "weight_decay", "settings")
+    return all(getattr(one, name) == getattr(other, name) for name in same) and bool(np.isclose(one.scale, other.scale))
+
+
+def _described(group: PlanGroup) -> str:
+    decay = "" if group.weight_decay is None else f", weight decay {number(group.weight_decay)}"
+    return f"{group.name} ({counted(group.tensors, 'tensor')}, LR {number(group.scale)}x{decay})"
 
 
 def check_same_past(before: Plan, now: Plan, step: int) -> list[Problem]:

@@ -269,6 +269,28 @@ def table_of(optimizer: Mapping[str, Any], asked: str = "auto") -> Table:
     return traits.mup
 
 
+def route_of_matrices(routes: Mapping[str, Mapping[str, Any]], taken: Sequence[str | None] = ()) -> str | None:
+    """Return the route to which `layers=mup` sends hidden matrices; None: there is no route.
+
+    Args:
+        routes: `optimizer.routes`.
+        taken: routes of the rules in front of those of muP.
+
+    Raises:
+        ConfigError: no rule of muP is known for the optimizer of a route, or there are several.
+    """
+    free = [name for name in routes if name not in taken]
+    known = [name for name in free if optimizer_traits(str(routes[name].get("_target_"))).orthogonal]
+    hint = "give it parameters by a rule in layers.rules, or leave it out"
+    if other := [name for name in free if name not in known]:
+        message = "muP sends hidden matrices to Muon, and nothing to other optimizers"
+        raise ConfigError([Problem(f"optimizer.routes.{name}", message, ..., hint) for name in other])
+    if len(known) > 1:
+        message = f"muP sends hidden matrices to one optimizer, {known[0]}"
+        raise ConfigError([Problem(f"optimizer.routes.{name}", message, ..., hint) for name in known[1:]])
+    return known[0] if known else None
+
+
 def check_mup(content: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems of `layers=mup` that the config shows; none if it is not used.
 
@@ -281,6 +303,8 @@ def check_mup(content: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(optimizer, Mapping) and "_target_" in optimizer:
         try:
             table_of(optimizer, str(layers.get("optimizer", "auto")))
+            rules = [rule for rule in layers.get("rules") or () if isinstance(rule, Mapping)]
+            route_of_matrices(optimizer.get("routes") or {}, [rule.get("route") for rule in rules])
         except ConfigError as error:
             yield from error.problems
     for name in ("base", "wider"):
