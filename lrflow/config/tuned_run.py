@@ -16,8 +16,11 @@ from lrflow.config.failures import one_line
 from lrflow.config.origins import READ_ERRORS
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import did_you_mean_path, is_file, is_folder
+from lrflow.layers.rules import as_tuple
 from lrflow.limits import FROM
 from lrflow.runs import RunFolder
+
+MUP_TARGET = "lrflow.layers.MuP"
 
 REFERENCE = 1e-3
 """Placeholder for an LR that is not known yet."""
@@ -35,6 +38,7 @@ class TunedRun:
         status: how it ended; None: that is not recorded.
         key: the key that names it.
         kept: keys whose values are not those of the run but the config's.
+        base: arguments of the narrower model for which its LR holds (`layers.base`); None: it had no muP.
     """
 
     path: str
@@ -44,6 +48,7 @@ class TunedRun:
     status: str | None = None
     key: str = "optimizer.lr"
     kept: frozenset[str] = frozenset()
+    base: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, path: str, key: str) -> TunedRun:
@@ -72,7 +77,8 @@ class TunedRun:
         except (*READ_ERRORS, OmegaConfBaseException, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _invalid(key, path, f"its config.yaml or plan.json cannot be read: {one_line(error)}") from None
         model: Any = OmegaConf.to_container(config.model) if "model" in config else {}
-        return cls(path, optimizer, plan, model, folder.read_summary().get("status"), key)
+        base = base_of(OmegaConf.to_container(config.layers) if "layers" in config else {})
+        return cls(path, optimizer, plan, model, folder.read_summary().get("status"), key, base=base)
 
     @property
     def given(self) -> str:
@@ -91,6 +97,17 @@ class TunedRun:
     def lr(self, route: str | None = None) -> float:
         """Return the peak LR of its main optimizer or of that of a route, as its batch scaling made it."""
         return float(self.settings(route)["lr"]) * float((self.plan.get("scaling") or {}).get("factor", 1.0))
+
+    def base_for(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the base of muP for a model of other widths, so that the LR of this run holds for it.
+
+        It is that of this run; or else this run's own model, by the numbers in which the two differ.
+        """
+        if self.base is not None:
+            return dict(self.base)
+        theirs = self.model
+        return {name: theirs[name] for name in model if name in theirs and _is_size(theirs[name])
+                and theirs[name] != model[name]}  # fmt: skip
 
 
 def replace_lr_of_run(content: dict[str, Any], typed: Collection[str] = ()) -> tuple[TunedRun | None, list[Problem]]:
@@ -132,6 +149,38 @@ def replace_lr_of_run(content: dict[str, Any], typed: Collection[str] = ()) -> t
 def as_given(key: str, path: str) -> str:
     """Return the value of a key that names a run by its folder."""
     return f"{FROM}{path}" if key == "optimizer.lr" else path
+
+
+def fill_base(source: DictConfig) -> None:
+    """Set the base of muP that is left out under `scaling=transfer` to that of the tuned run, or to its model.
+
+    Args:
+        source: config with interpolations unresolved, changed in place.
+    """
+    scaling, layers, model = (source.get(name) for name in ("scaling", "layers", "model"))
+    if not all(isinstance(one, DictConfig) for one in (scaling, layers, model)) or scaling.get("rule") != "transfer":
+        return
+    if layers.get("_target_") == MUP_TARGET and OmegaConf.is_missing(layers, "base") and "from" in scaling:
+        try:
+            tuned = TunedRun.read(str(scaling["from"]), "scaling.from")
+        except (ConfigError, OmegaConfBaseException):  # told as a problem of scaling.from
+            return
+        if base := tuned.base_for(OmegaConf.to_container(model)):  # type: ignore[arg-type]
+            OmegaConf.update(source, "layers.base", base)
+
+
+def base_of(layers: Any) -> Mapping[str, Any] | None:
+    """Return the base of `layers=mup`; None: the layers are others, or it has none."""
+    if not isinstance(layers, Mapping) or layers.get("_target_") != MUP_TARGET:
+        return None
+    base = layers.get("base")
+    return base if isinstance(base, Mapping) else None
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a whole number, or a list of them."""
+    sizes = as_tuple(value)
+    return bool(sizes) and all(isinstance(one, int) and not isinstance(one, bool) for one in sizes)
 
 
 def _invalid(key: str, path: str, message: str, hint: str | None = None) -> ConfigError:

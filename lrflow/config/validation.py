@@ -25,7 +25,7 @@ from lrflow.config.schemas.objects import AUTO
 from lrflow.config.schemas.task import OF_A_RUN
 from lrflow.config.secrets import find_masked, find_published_secrets, find_secrets
 from lrflow.config.step_batch import divide_batch, fill_accumulation
-from lrflow.config.tuned_run import REFERENCE, replace_lr_of_run
+from lrflow.config.tuned_run import REFERENCE, fill_base, replace_lr_of_run
 from lrflow.errors import ConfigError, Problem
 from lrflow.redaction import redactor
 
@@ -62,6 +62,7 @@ def validate(
     resolve_hydra_and_now(source)
     typed = [text.lstrip("+").partition("=")[0] for text in overrides] if recorded_modes is None else []
     of_files = [*fill_facts(source, typed), *fill_architecture(source)]
+    fill_base(source)
     content, problems = resolve(source)
     problems = [*of_files, *problems]
     message = "there is no such group or key, and a key is text"

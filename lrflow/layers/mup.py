@@ -43,8 +43,8 @@ class MuP:
     norm of an update). Output weights must start smaller than others by another sqrt(r_in); here they start at zero,
     which is right at every width and for every initialisation of the model (section D.2 of the paper).
 
-    With `scale_eps` the eps of Adam and its kin is divided by r_out, because the entries of a gradient are (their
-    Appendix B.3; Dey et al., 2025, arXiv 2505.01618, whose rule for output weights has the multiplier that is not here).
+    With `scale_eps` the eps of Adam and its kin is divided by r_out, as the entries of a gradient are (their
+    Appendix B.3; Dey et al., 2025, arXiv 2505.01618, XX
 
     Hidden matrices may be routed to Muon, whose updates have a known spectral norm. It must grow as the root of fan-out
     over fan-in (Yang, Simon and Bernstein), so the LR is the peak times sqrt(r_out / r_in), divided by the growth of

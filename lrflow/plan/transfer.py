@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,12 @@ def of_batch(ratio: float, table: Table) -> Factor:
     if table == "sgd":
         return Factor("batch", ratio, f"{number(ratio)}x the batch, linear for SGD (arXiv 1706.02677)")
     return Factor("batch", math.sqrt(ratio), f"root of {number(ratio)}x the batch, for Adam (arXiv 2205.10287)")
+
+
+def of_width(base: Mapping[str, Any]) -> Factor:
+    """Return the factor on the LR for a model of another width than the base of muP, whose rules have their own."""
+    sizes = ", ".join(f"{name} {value}" for name, value in base.items())
+    return Factor("width", 1.0, f"layers=mup scales each group from its base, {sizes} (arXiv 2203.03466)")
 
 
 def of_weight_decay(lr: float, batch: float, samples: float) -> Factor:

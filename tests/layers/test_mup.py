@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from lrflow.errors import ConfigError
 from lrflow.layers import MuP, resolve
-from lrflow.layers.mup import Table, Width, lr_scale
+from lrflow.layers.mup import MatrixOptimizer, Table, Width, lr_scale
 from lrflow.models import CNN, MLP, ResNet
+from lrflow.optimizers.muon import Muon, update_scale
+from lrflow.optimizers.traits import ADJUST_LR
 
 
 class Plain(nn.Module):
@@ -325,6 +328,64 @@ def test_coordinate_check(table: Table) -> None:
     assert standard["middle" if table == "adam" else "head"] > 0.4, standard
     if table == "sgd":  # where the first layer's activations move less and less instead
         assert standard["inner"] < -0.3, standard
+
+
+def trained(model: nn.Module, groups: list[dict], steps: int, eps: float, multiplier: float = 1.0) -> Tensor:
+    """The outputs after some steps of Adam."""
+    torch.manual_seed(1)
+    inputs, targets = torch.randn(32, 16, dtype=torch.float64), torch.randint(4, (32,))
+    optimizer = torch.optim.Adam(groups, lr=0.01, eps=eps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs)["head"] * multiplier, targets).backward()
+        optimizer.step()
+    return model(inputs)["head"].detach() * multiplier
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1e-8, 1e-3, 0.1]))
+def test_eps_against_the_form_with_an_output_multiplier(growth: int, eps: float) -> None:
+    # Dey et al., 2025, table 1, and their nanoGPT-mup: logits / m, eps / m throughout, LR / m of hidden weights only.
+    def start() -> nn.Module:
+        torch.manual_seed(0)
+        model = Plain(8 * growth).double()
+        nn.init.zeros_(model.head.weight)
+        return model
+
+    published, ours = start(), start()
+    theirs = [
+        {"params": [p], "lr": 0.01 / growth if name == "middle.weight" else 0.01, "eps": eps / growth}
+        for name, p in published.named_parameters()
+        if name != "head.bias"  # theirs has none
+    ]
+    published.head.bias = None
+    ours.head.bias.requires_grad_(False).zero_()
+    mup = MuP({"width": 8}, scale_eps=True)
+    rules = mup.rules(mup.widths(ours, Plain(8), Plain(16)), "adam", None, eps)
+    groups = [
+        {"params": [p for _, p in group.parameters], "lr": group.lr, **dict(group.settings)}
+        for group in resolve(ours, rules, 0.01)
+        if not group.frozen
+    ]
+    torch.testing.assert_close(trained(ours, groups, 4, eps), trained(published, theirs, 4, eps, 1 / growth))
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.sampled_from(ADJUST_LR))
+def test_a_step_of_muon_has_the_spectral_norm_of_the_width(rows: int, columns: int, adjust: str) -> None:
+    # Yang, Simon and Bernstein, 2023: it grows as sqrt(fan-out / fan-in).
+    base, model = nn.Linear(6, 4, bias=False), nn.Linear(6 * columns, 4 * rows, bias=False)
+    (width,) = MuP({"width": 1}).widths(model, base, nn.Linear(12, 8, bias=False))
+    muon = MatrixOptimizer("muon", partial(update_scale, adjust))
+
+    def norm(layer: nn.Linear, lr: float) -> float:
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.randn_like(layer.weight)
+        Muon([layer.weight], lr=lr, adjust_lr_fn=adjust, ns_steps=20, ns_coefficients=(2, -1.5, 0.5)).step()
+        return torch.linalg.matrix_norm(layer.weight.detach() - before, 2).item()
+
+    grown = norm(model, 0.1 * lr_scale(width, "adam", muon)) / norm(base, 0.1)
+    assert grown == pytest.approx((rows / columns) ** 0.5, rel=0.02)
+    if adjust == "original" and rows == columns:
+        assert lr_scale(width, "adam", muon) == pytest.approx(1)
 
 
 def test_all_errors_are_reported_at_once() -> None:

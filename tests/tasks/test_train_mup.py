@@ -12,7 +12,10 @@ import torch
 
 from lrflow.assemble import build_groups, build_module, make_optimizer
 from lrflow.config import compose
+from lrflow.config.composition.options import Catalogue
+from lrflow.config.origins import read_yaml
 from lrflow.errors import ConfigError
+from lrflow.optimizers.traits import traits_named
 from lrflow.plan import Plan
 from lrflow.runs import newest_checkpoint
 from lrflow.tasks import train
@@ -46,6 +49,44 @@ def test_groups_of_adamw() -> None:
     ]
     optimizer = make_optimizer(config, groups, torch.device("cpu"))
     assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.0025}
+
+
+def test_eps_of_every_option_follows_the_width() -> None:
+    wrong = []
+    for name in Catalogue().options("optimizer"):
+        node = read_yaml(Catalogue().options("optimizer")[name].path)
+        if "routes" in node or traits_named(node["_target_"]).mup != "adam":
+            continue
+        config = compose([*MUP, f"optimizer={name}", "optimizer.lr=0.01"])
+        module = build_module(config)
+        groups = {group.name: group for group in build_groups(config, module)}
+        optimizer = make_optimizer(config, list(groups.values()), torch.device("cpu"))
+        eps = optimizer.defaults.get("eps")
+        expected = {"input": eps and eps / 4, "hidden": eps and eps / 4, "output": eps}
+        found = {m: one.get("eps") for one in optimizer.param_groups for m in one["members"] if m in expected}
+        wrong += [] if found == expected else [(name, found, expected)]
+    assert not wrong
+
+
+def test_an_older_run_keeps_its_eps_and_sgd_has_none() -> None:
+    for words in (["~layers.scale_eps"], ["layers.scale_eps=false"], ["optimizer=sgd"]):
+        config = compose([*MUP, *words])
+        assert not any(group.settings for group in build_groups(config, build_module(config)))
+
+
+def test_hidden_matrices_go_to_muon() -> None:
+    config = compose([*MUP, "optimizer=muon", "optimizer.routes.muon.weight_decay=0.1"])
+    groups = build_groups(config, build_module(config))
+    assert [(group.name, group.route, group.lr, group.weight_decay) for group in groups] == [
+        ("input", None, 0.003, 0.05),
+        ("vector/no_decay", None, 0.003, 0.0),
+        ("hidden", "muon", 0.02, 0.1),
+        ("output", None, 0.00075, 0.2),
+        ("fixed/no_decay", None, 0.003, 0.0),
+    ]
+    config = compose([*MUP, "optimizer=muon", "optimizer.routes.muon.adjust_lr_fn=match_rms_adamw"])
+    hidden = next(group for group in build_groups(config, build_module(config)) if group.route)
+    assert hidden.lr == pytest.approx(0.02 / 2)  # that factor grows as the root of the width
 
 
 def test_the_weight_decay_that_an_optimizer_has_by_itself_is_kept_in_proportion_too() -> None:

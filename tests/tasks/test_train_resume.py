@@ -222,6 +222,25 @@ def test_what_has_trained_is_not_frozen_again(run: Callable[..., Path], cut: Cal
     assert run(*rules, "layers.every=2 steps", f"resume.from={folder}") == folder
 
 
+def test_groups_that_another_version_makes_are_refused(
+    run: Callable[..., Path], cut: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = ["model.widths=[8,8]", "layers=layer_decay"]
+    with monkeypatch.context() as older:
+        older.setattr("lrflow.layers.depth.UNDECAYED", ("bias", "norm"))
+        same = cut(*rules)
+        older.setattr("lrflow.layers.depth.UNDECAYED", ("bias",))
+        folder = cut(*rules)
+    before = _record(folder)
+    with pytest.raises(
+        ConfigError, match=r"layers: .* by an earlier version: .*weight decay 0.05\).*; now .*decay 0\)"
+    ):
+        run(*rules, f"resume.from={folder}")
+    assert _record(folder) == before
+    assert run(*rules, "layers.no_decay=false", f"resume.from={folder}") == folder  # that was asked for
+    assert run(*rules, f"resume.from={same}") == same
+
+
 def test_what_starts_without_state_is_told(
     run: Callable[..., Path], cut: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,46 @@ def test_sgd_scales_linearly_and_has_no_timescale(tuned: Path, capsys: pytest.Ca
     assert "linear for SGD" in capsys.readouterr().out
 
 
+def test_several_optimizers_and_the_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    narrow = ("model=mlp", "model.widths=[8,8]", "optimizer=muon", "layers=mup", "layers.base.widths=[8,8]", *TUNED)
+    lrflow("name=narrow", *narrow, "optimizer.routes.muon.lr=0.04")
+    wide = ("model=mlp", "model.widths=[32,32]", "optimizer=muon", "layers=mup", "scaling=transfer", *LARGER)
+    words = (*wide, f"scaling.from={folder('narrow')}", "scaling.without=schedule")
+    lrflow("name=wide", *words)
+    said = capsys.readouterr().out
+    assert said.count("width 1: layers=mup scales each group from its base, widths [8, 8] (arXiv 2203.03466)") == 2
+    assert "batch: not scaled, since no rule is known for Muon" in said
+    config = load_config(folder("wide") / "config.yaml")
+    samples = 40 * 128 / (10 * 256)
+    assert config.optimizer.lr == pytest.approx(0.003 * 0.5**0.5 * samples**-0.32, rel=1e-5)
+    assert config.optimizer.routes.muon.lr == pytest.approx(0.04 * samples**-0.32, rel=1e-5)
+    assert config.layers.base == {"widths": [8, 8]}
+    with pytest.raises(ConfigError, match=r"holds for model.widths=\[8,8\], by its layers=mup"):
+        compose([*SMALL, *words, "layers=muon"])
+    with pytest.raises(ConfigError, match=r"holds for model.widths=\[8,8\]"):
+        compose([*SMALL, *words, "layers.base.widths=[4,4]"])
+    compose([*SMALL, *words, "model.widths=[8,8]", "layers=muon"])  # the base itself
+
+
+def test_a_run_without_mup_is_the_base_of_one_with_it(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lrflow("name=plain", "model=mlp", "model.widths=[8]", *TUNED)
+    config = compose([*SMALL, "model=mlp", "model.widths=[16]", "layers=mup", "scaling=transfer",
+                      f"scaling.from={folder('plain')}"])  # fmt: skip
+    assert config.layers.plain()["base"] == {"widths": [8]}
+
+
+def test_jobs_of_a_population_that_take_the_lr_of_a_run_train_alone(
+    tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lrflow("-m", "hydra/launcher=vectorized", f"optimizer.lr=from:{tuned}", "seed=1,2", *TUNED)
+    assert "jobs 0 to 1 run one after the other: the LR is taken from another run" in capsys.readouterr().out
+    saved = [load_config(path) for path in Path("outputs").glob("sweeps/*/*/config.yaml")]
+    assert [config.optimizer.lr for config in saved] == [0.004, 0.004]
+
+
 def test_what_does_not_fit_is_refused(tuned: Path) -> None:
     transfer = ["scaling=transfer", f"scaling.from={tuned}"]
     cases: list[tuple[list[str], str, str]] = [

@@ -16,14 +16,13 @@ from lrflow.config.schemas.ranges import check_ranges
 from lrflow.config.schemas.run import Trainer
 from lrflow.config.step_batch import check_processes
 from lrflow.config.targets import check_arguments, defaults, optimizer_traits
+from lrflow.config.tuned_run import MUP_TARGET
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers.rules import Table
 from lrflow.optimizers.traits import Traits, names_with, traits_named
 
 if TYPE_CHECKING:
     from lrflow.layers import Rule
-
-MUP_TARGET = "lrflow.layers.MuP"
 
 
 def check_combination(config: Config, processes: int | None = None) -> list[Problem]:

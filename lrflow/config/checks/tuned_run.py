@@ -9,7 +9,7 @@ from lrflow.config.checks.layers import check_multiples
 from lrflow.config.config import Config
 from lrflow.config.schemas.objects import Optimizer
 from lrflow.config.schemas.task import OF_A_RUN
-from lrflow.config.tuned_run import TunedRun
+from lrflow.config.tuned_run import TunedRun, base_of
 from lrflow.errors import Problem
 
 
@@ -33,6 +33,7 @@ def check_tuned(config: Config, tuned: TunedRun) -> Iterator[Problem]:
         yield Problem("scaling", message, config.scaling.rule, "scaling=none, or a number for optimizer.lr")
     yield from _other_optimizers(config, tuned)
     yield from check_multiples(config.layers.rules, "that is taken from another run")
+    yield from _other_base(config, tuned)
 
 
 def _other_optimizers(config: Config, tuned: TunedRun) -> Iterator[Problem]:
@@ -49,6 +50,21 @@ def _other_optimizers(config: Config, tuned: TunedRun) -> Iterator[Problem]:
         elif before.get("_target_") != own.target:
             message = f"{tuned.path} was trained with {before.get('_target_')}, whose LR says nothing about this one"
             yield Problem(f"{key}._target_", message, own.target, "take a run of the same optimizer, or give a number")
+
+
+def _other_base(config: Config, tuned: TunedRun) -> Iterator[Problem]:
+    """Yield a problem if the LR of the run holds for another base of muP than this config has."""
+    layers, model = config.layers.plain(), config.model.plain()
+    base, theirs = base_of(layers), tuned.base or {}
+    now, then = {**model, **(base or {})}, {**tuned.model, **theirs}
+    for name in {**theirs, **(base or {})}:
+        if now.get(name) == then.get(name):
+            continue
+        message = f"the LR of {tuned.path} holds for model.{name}={_text(then.get(name))}"
+        if base is None:
+            yield Problem("layers", f"{message}, by its layers=mup", ..., "layers=mup")
+        else:
+            yield Problem(f"layers.base.{name}", message, base.get(name), f"layers.base.{name}={_text(then.get(name))}")
 
 
 def changed_settings(own: Optimizer, before: Mapping[str, Any]) -> list[str]:

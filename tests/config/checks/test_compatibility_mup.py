@@ -76,6 +76,11 @@ def test_every_option_is_supported_or_reported_as_unknown(name: str) -> None:
             "the class is always that of the model",
         ),
         ([*MUP, "layers.optimiser=adam"], "layers.optimiser", "did you mean layers.optimizer?"),
+        (
+            [*MUP, "optimizer=muon", "optimizer.routes.muon._target_=torch.optim.SGD"],
+            "optimizer.routes.muon",
+            "to Muon",
+        ),
         ([*MUP, "optimizer=lbfgs"], "optimizer._target_", "layers.optimizer=adam or layers.optimizer=sgd"),
     ],
 )
