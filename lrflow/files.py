@@ -70,7 +70,7 @@ def user_cache() -> Path:
 
 def did_you_mean_path(path: Path) -> str | None:
     """Return a hint with the nearest name beside a path that does not exist; None: its folder has none, or too many."""
-    if path.is_symlink() and not (is_file(path) or is_folder(path)):
+    if os.path.islink(path) and not (is_file(path) or is_folder(path)):  # also a name that is too long for the disk
         return f"it is a link to {os.readlink(path)}, which leads nowhere"
     near = {one.name: one for one in path.parent.glob("*") if one != path} if is_folder(path.parent) else {}
     if not near or len(near) >= LISTED:

@@ -60,7 +60,7 @@ TOPICS = {
     "signals": "what is measured besides loss and LRs, and how often",
     "health": "monitors that watch the run",
     "callbacks": "further callbacks: callbacks=[early_stopping,timer]",
-    "find": "what task=find finds, and how: an LR, a batch size or a warmup",
+    "find": "what task=find finds: an LR, a batch size or a warmup",
     "recipe": "complete jobs; each README lists the variants, recipe=NAME/VARIANT",
     "fast": "a quick smoke run: fast=true",
     "sweep": "searches to run with -m; sweep.n_trials=50 sets how many trials",

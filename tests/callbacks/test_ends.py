@@ -109,7 +109,7 @@ def test_time_is_counted_over_all_starts(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_it_is_told_before_the_run() -> None:
     config = compose(["trainer.max_time='3 hours'", "trainer.max_time_cooldown=20%"])
     assert early_ends(config, Horizon(400)) == [
-        "trainer.max_time=3 hours: the LR falls to its floor over the last 80 steps that fit into it"
+        "trainer.max_time=3 hours: the LR falls to its floor over the last 80 steps within this time"
     ]
     assert "trainer.max_time" in str(ineligible_because(config))
     stops = compose(["trainer.max_time='90 min'", "trainer.at_max_time=stop"])
