@@ -176,8 +176,9 @@ INTRO = """\
 # Recipes of the field
 
 {count} training recipes as they were published, each as a recipe of at most 20 lines, and how far the LRs of its plan
-are from the published rule. The rules were read in the code or in the paper and written out in
-[field_rules.py](field_rules.py) without lrflow's formulas; a test compares every step and every group.
+are from the published rule. Each rule is written out in [field_rules.py](field_rules.py) without lrflow's formulas;
+a test compares every step and every group. Where code is named as the source, its scheduler was read; a rule with a
+paper as its source is the one that the paper is cited for, and peaks and lengths are the commonly cited ones.
 
     python -m lrflow --config-dir docs/field task=plan recipe=bert
     python -m lrflow --config-dir docs/field task=plan recipe=deit_base \\
