@@ -83,12 +83,15 @@ def test_layers_are_ordered_by_their_use_in_the_plan_and_in_training(
     told: list[str] = []
     plan = compile_plan(compose(overrides), told.append)
     assert [(group.name, group.scale, group.depth) for group in plan.groups] == [("body", 0.75, 0), ("head", 1.0, 1)]
-    assert told == []
+    assert [line.partition(":")[0] for line in told] == ["timescale of the weight decay"]
     folder = train.run(compose(overrides))["folder"]
     assert read_plan(folder, tmp_path).fingerprint == plan.fingerprint
+    told.clear()
     unread = compile_plan(compose(["task=plan", *overrides, "horizon.steps=100"]), told.append)
     assert [group.name for group in unread.groups] == ["head", "body"]
-    assert told == ["layers: ordered as the model declares them; their order of use is unknown: the data were not read"]
+    assert told[:1] == [
+        "layers: ordered as the model declares them; their order of use is unknown: the data were not read"
+    ]
 
 
 def test_custom_rule_makers_select_by_name_or_by_parameter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,8 @@ def short(words: list[str]) -> list[str]:
     if "model=transformer" in words:
         given = [word for word in given if not word.startswith(("model.width", "model.depth"))]
         given += ["model.width=8", "model.depth=1", "model.heads=2"]
+    if "data._target_=benchmarks.health.data.SlowDigits" in words:
+        given += ["+data.delay=0"]
     if "find=batch_size" in words:
         given += ["find.max=16", "find.steps=3"]
     elif task == "task=find" or any("lr=auto" in word or "find.check" in word for word in words):

@@ -11,9 +11,12 @@ import pytest
 TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     # what there is to choose from
     "unknown option": (["optimizer=adamww"], {"optimizer": "did you mean optimizer=adamw?"}),
-    "unknown option, nothing near": (["schedule=zzz"], {"schedule": "known: constant, "}),
+    "unknown option, nothing near": (["schedule=zzz"], {"schedule": "known: airbench, constant, "}),
     "unknown group": (["optimiser=adamw"], {"optimiser": "did you mean optimizer?"}),
-    "unknown task": (["task=tune"], {"task": "known: analyze, evaluate, export, find, merge, plan, predict, train"}),
+    "unknown task": (
+        ["task=tune"],
+        {"task": "known: analyze, evaluate, export, find, forecast, merge, plan, predict, train"},
+    ),
     "group deleted": (["~optimizer"], {"optimizer": "choose an option"}),
     "no key": (["=3"], {"=3": "such as optimizer=sgd"}),
     "no key=value": (["plan"], {"plan": "did you mean task=plan?"}),
@@ -171,7 +174,7 @@ TABLE: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
     "rule's kinds, nothing near": (
         ["layers.rules=[{name: a, select: {}}]"],
-        {"layers.rules[0].select": "expected one of bias, norm, embedding, matrix"},
+        {"layers.rules[0].select": "expected one of bias, norm, vector, embedding, matrix"},
     ),
     "no kind of parameter": (["layers.rules=[{name: a, select: []}]"], {"layers.rules[0].select": "expected one of"}),
     "rule's regular expression": (
