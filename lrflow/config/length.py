@@ -204,14 +204,27 @@ def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig, str, st
     if not isinstance(schedule, DictConfig):
         return
     yield from ((schedule, key, f"{name}.{key}") for key in DURATIONS if key in schedule)
-    shape, also = _given(schedule, "shape"), _given(schedule, "also")
-    if isinstance(shape, DictConfig):
-        yield from ((shape, key, f"{name}.shape.{key}") for key in _durations_of(shape) if key in shape)
+    yield from _of_shape(_given(schedule, "shape"), f"{name}.shape")
+    also = _given(schedule, "also")
     for setting in map(str, also) if isinstance(also, DictConfig) else ():
         yield from _of_schedule(_given(also, setting), f"{name}.also.{setting}")
 
 
-def _given(node: DictConfig, key: Any) -> Any:
+def _of_shape(shape: Any, name: str) -> Iterator[tuple[DictConfig, str, str]]:
+    """Yield the durations of a shape, and of the shapes and schedules inside it: factors of a product, pieces."""
+    if isinstance(shape, ListConfig):
+        for index in range(len(shape)):
+            yield from _of_shape(_given(shape, index), f"{name}[{index}]")
+    elif isinstance(shape, DictConfig) and "shape" in shape and "_target_" in shape:
+        yield from _of_schedule(shape, name)
+    elif isinstance(shape, DictConfig):
+        own = _durations_of(shape) if "_target_" in shape else ("duration",)
+        yield from ((shape, key, f"{name}.{key}") for key in own if key in shape)
+        for key in map(str, shape):
+            yield from _of_shape(_given(shape, key), f"{name}.{key}")
+
+
+def _given(node: DictConfig | ListConfig, key: Any) -> Any:
     """Return what a config that was not checked yet gives a key; None if that cannot be resolved."""
     try:
         return node.get(key)

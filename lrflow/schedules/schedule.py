@@ -265,10 +265,13 @@ class Schedule(Curve):
         if (hold := self._hold(horizon)) > 1:
             count = min((horizon.steps - 1) // hold, MOST_CHANGES)
             moves = np.append(np.arange(1, count + 1) * hold, horizon.steps)
-            if self.hold_part == "shape" and not factor:
-                moves = np.union1d(
-                    moves[moves > (start := self.phase(horizon).start)], [start] if self._drops_after_warmup() else []
-                )
+            if self.hold_part == "shape":
+                start = self.phase(
+                    horizon
+                ).start  # with count_from=1, the hold that follows may be another than the top
+                top, follows = self._top(between.start, hold, self._shape_phase(horizon)), float(self(start, horizon))
+                leaves = self._drops_after_warmup() or (not factor and follows != top)
+                moves = np.union1d(moves if factor else moves[moves > start], [start] if leaves else [])
                 moves = moves[moves > 0].astype(np.int64)
             return tuple(moves[self(moves, horizon) != self(moves - 1, horizon)].tolist())
         ends = 0 < between.start <= horizon.steps and self._drops_after_warmup()
@@ -277,7 +280,7 @@ class Schedule(Curve):
         if self.shape_from == "start":
             found = tuple(sorted(step for step in found if factor or step >= between.start + (not ends)))
         if self.shape_length is not None:
-            found = tuple(step for step in found if step < between.stop)
+            found = tuple(step for step in found if step <= between.stop)
         return tuple(step - self.count_from for step in found if step > self.count_from) if self.count_from else found
 
     def _drops_after_warmup(self) -> bool:

@@ -49,6 +49,20 @@ def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
     assert str(gradual.layers.plain()["every"]) == "25%"
 
 
+def test_durations_inside_a_shape_shrink_too() -> None:
+    within = "{_target_: lrflow.schedules.Schedule, shape: {_target_: lrflow.schedules.Cosine}, warmup: 40 steps}"
+    late = f"{{_target_: lrflow.schedules.PartOfRun, start: 1, over: 200 steps, schedule: {within}}}"
+    product = (
+        f"schedule.shape={{_target_: lrflow.schedules.Product, of: [{{_target_: lrflow.schedules.Linear}}, {late}]}}"
+    )
+    part = compose(["schedule=constant", product, "fast=true"]).schedule.node()["shape"]["of"][1]
+    assert (str(part["over"]), str(part["schedule"]["warmup"])) == ("50%", "10%")
+    piece = "{duration: 40 steps, shape: {_target_: lrflow.schedules.Linear}}"
+    pieces = f"schedule.shape.pieces=[{piece}, {{shape: {{_target_: lrflow.schedules.Constant}}}}]"
+    found = compose(["schedule=piecewise", pieces, "fast=true"]).schedule.node()["shape"]["pieces"]
+    assert str(found[0]["duration"]) == "10%"
+
+
 def test_a_guessed_fraction_is_reported_as_a_guess() -> None:
     config = compose(["data.facts.examples=null", "schedule.warmup=40", "fast=true"])
     (line,) = config.remarks
