@@ -181,7 +181,8 @@ class Continued(_Wrapper):
             both = [self._met(step, horizon) for step in old]
         elif self.how == "rewarm" and self.at < horizon.steps:
             curve, rest = self._again(horizon)
-            rises = 0.0 <= curve(0, rest) < curve(curve.phase(rest).start, rest)
+            first, top = curve([0, curve.phase(rest).start], rest)
+            rises = 0.0 <= first < top and self.schedule(self.at, self.before) <= top
             both = [step for step in old if step <= self.at] + ([] if rises or not self.at else [self.at])
             both += [self.at + step for step in curve.jumps(rest)]
         elif self.how == "decay_now":
