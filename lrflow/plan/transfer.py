@@ -77,8 +77,9 @@ def of_width(base: Mapping[str, Any]) -> Factor:
 def of_weight_decay(lr: float, batch: float, samples: float) -> Factor:
     """Return the factor on a decoupled weight decay that keeps the timescale batch / (LR x decay x samples).
 
-    Wang and Aitchison, 2024, arXiv 2405.13698: AdamW averages over the last 1 / (LR x decay) steps, and the best such
-    time is a fixed share of the run.
+    AdamW averages over the last 1 / (LR x decay) steps, and Wang and Aitchison, 2024, arXiv 2405.13698, keep this time
+    constant, in epochs. Here it keeps its share of the run, which is the same for equally many epochs. Bergsma et al.,
+    2025, arXiv 2505.13738, confirm it for another batch, but find a smaller share for more samples per parameter.
 
     Args:
         lr: LR over that of the tuned run.

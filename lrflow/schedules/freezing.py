@@ -14,7 +14,21 @@ from lrflow.schedules.wrappers import _Wrapper
 
 
 @dataclass(frozen=True, init=False)
-class Unfreezing(_Wrapper):
+class _Freezing(_Wrapper):
+    """The base class of curves that freeze a group; its scheduled settings move on."""
+
+    def without_freezing(self) -> Curve:
+        """Return the schedule of a group that trains in the whole run."""
+        return self.schedule.without_freezing()
+
+    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
+        """Return the curve of the LR, and the scheduled settings with their curves, which are not frozen."""
+        alone, also = self.schedule.split_settings()
+        return (replace(self, schedule=alone) if also else self), also
+
+
+@dataclass(frozen=True, init=False)
+class Unfreezing(_Freezing):
     """The curve of a group that is unfrozen later: 0, then the schedule under a linear warmup of the group's own.
 
     At step s of a warmup of w steps the schedule is multiplied by (s + 1) / (w + 1), so that all rises are equal.
@@ -53,15 +67,6 @@ class Unfreezing(_Wrapper):
         """Return the first step at which the group trains."""
         return max(self.at.steps(horizon), self.schedule.first_step(horizon))
 
-    def without_freezing(self) -> Curve:
-        """Return the schedule of a group that trains from the first step on."""
-        return self.schedule.without_freezing()
-
-    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
-        """Return the curve of the LR, and the scheduled settings with their curves, which are not frozen."""
-        alone, also = self.schedule.split_settings()
-        return (replace(self, schedule=alone) if also else self), also
-
     def phase(self, horizon: Horizon) -> Phase:
         """Return the phase from the end of both warmups, the run's and the group's, to the start of the cooldown."""
         phase = self.schedule.phase(horizon)
@@ -89,7 +94,7 @@ class Unfreezing(_Wrapper):
 
 
 @dataclass(frozen=True, init=False)
-class FrozenAfter(_Wrapper):
+class FrozenAfter(_Freezing):
     """The curve of a group that is frozen after a part of the run: its schedule, then 0.
 
     Args:
@@ -124,15 +129,6 @@ class FrozenAfter(_Wrapper):
     def frozen_from(self, horizon: Horizon) -> int | None:
         """Return the first step at which the group no longer trains."""
         return min(self.at.steps(horizon), horizon.steps)
-
-    def without_freezing(self) -> Curve:
-        """Return the schedule of a group that trains in the whole run."""
-        return self.schedule.without_freezing()
-
-    def split_settings(self) -> tuple[Curve, tuple[tuple[ScheduledSetting, Curve], ...]]:
-        """Return the curve of the LR, and the scheduled settings with their curves, which are not frozen."""
-        alone, also = self.schedule.split_settings()
-        return (replace(self, schedule=alone) if also else self), also
 
     def phase(self, horizon: Horizon) -> Phase:
         """Return the phase from the end of the warmup to the start of the cooldown, or to the freezing."""

@@ -141,22 +141,27 @@ def _trainer(keys: Keys, into: Translation) -> int | None:
     return count
 
 
+def choose_torch_optimizer(name: str, keys: Keys, peak: float, into: Translation) -> None:
+    """Choose the option of a class of torch.optim in `OPTIMIZERS`, with torch's defaults where the file is silent."""
+    option, usual = OPTIMIZERS[name]
+    given = {
+        key: keys.numbers(key, value) if isinstance(value, list) else keys.raw(key, value)
+        for key, value in usual.items()
+    }
+    into.choose("optimizer", option, **{**given, "lr": peak})
+
+
 def _optimizer(name: str, keys: Keys, peak: float, into: Translation) -> None:
     """Choose the optimizer, with torch's defaults where the file is silent."""
     if name not in OPTIMIZERS:
         into.leave("optimizer", name, f"no counterpart: AdamW stands in its place; {did_you_mean(name, OPTIMIZERS)}")
         into.choose("optimizer", "adamw", lr=peak)
     else:
-        option, usual = OPTIMIZERS[name]
-        given = {
-            key: keys.numbers(key, value) if isinstance(value, list) else keys.raw(key, value)
-            for key, value in usual.items()
-        }
-        into.choose("optimizer", option, **{**given, "lr": peak})
+        choose_torch_optimizer(name, keys, peak, into)
         for key in ("amsgrad", "maximize"):
             if keys.flag(key):
                 into.set("optimizer", **{key: True})
-        silent = "weight_decay" not in keys and usual.get("weight_decay")
+        silent = "weight_decay" not in keys and OPTIMIZERS[name][1].get("weight_decay")
         if silent:
             into.note(f"torch's {name} has a weight decay of {silent:g} where the file has none")
     into.options["layers"] = "uniform"

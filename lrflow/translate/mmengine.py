@@ -10,7 +10,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source, read_source
 from lrflow.translate.keys import Keys, names
-from lrflow.translate.lightning import OPTIMIZERS
+from lrflow.translate.lightning import OPTIMIZERS, choose_torch_optimizer
 from lrflow.translate.mmengine_schedulers import Scheduler, form, simulate
 from lrflow.translate.translation import MOST_POINTS, Translation
 
@@ -166,12 +166,7 @@ def _optimizer(keys: Keys, into: Translation, peak: float) -> None:
         into.leave("optim_wrapper.optimizer.type", name, "no counterpart: AdamW stands in its place")
         into.choose("optimizer", "adamw", lr=peak, weight_decay=keys.number("weight_decay", 0.01))
     else:
-        option, usual = OPTIMIZERS[name]
-        given = {
-            key: keys.numbers(key, value) if isinstance(value, list) else keys.raw(key, value)
-            for key, value in usual.items()
-        }
-        into.choose("optimizer", option, **{**given, "lr": peak})
+        choose_torch_optimizer(name, keys, peak, into)
     keys.rest(into, ("_delete_",), {}, f"the optimizer {name}")
 
 

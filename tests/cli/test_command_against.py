@@ -82,3 +82,11 @@ def test_problems_of_the_compared_config_are_reported_under_against(
     assert main([*PLAN, "against=other.yaml"]) == 2
     err = " ".join(capsys.readouterr().err.split())
     assert "against = other.yaml optimizer.lr = -1" in err
+
+
+def test_a_misspelt_folder_is_answered_with_the_nearest_name(
+    planned: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = planned("name=first")
+    assert main([*PLAN, f"against={str(folder)[:-1]}"]) == 2
+    assert f"did you mean {folder}?" in " ".join(capsys.readouterr().err.split())
