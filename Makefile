@@ -34,6 +34,7 @@ data: $(VENV)/installed
 catalogue: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python docs/catalogue.py
 	OMP_NUM_THREADS=1 $(BIN)/python docs/recipes_of_the_field.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/reproductions.py
 
 # site/index.html is the first page; search needs a server. The variable silences a banner of the theme about MkDocs 2.
 docs: $(VENV)/installed-dev
