@@ -53,6 +53,8 @@ class Transformer(nn.Module):
             smaller in proportion to their depth.
         tied: whether the head of a language model has the weights of the embedding (Press and Wolf, 2017).
         padding: token to which a classifier does not attend; None: there is none.
+        qk_norm: whether LayerNorm is applied to the queries and keys of each head, which bounds the attention logits,
+            so that higher LRs stay stable (Dehghani et al., 2023, arXiv 2302.05442).
 
     Raises:
         ConfigError: invalid arguments.
@@ -72,6 +74,7 @@ class Transformer(nn.Module):
         drop_path: float = 0.0,
         tied: bool = False,
         padding: int | None = None,
+        qk_norm: bool = False,
     ) -> None:
         given = {key: value for key, value in locals().items() if key in _LIMITS}
         problems = outside(_LIMITS, given, "model")
@@ -88,7 +91,7 @@ class Transformer(nn.Module):
         self.position = nn.Embedding(self.context, width)
         self.dropout = nn.Dropout(dropout)
         rates = [drop_path * (index + 1) / depth for index in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, self.causal, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, self.causal, rate, qk_norm) for rate in rates)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs, bias=not self.causal)
         self._initialise()
@@ -138,14 +141,26 @@ class Block(nn.Module):
         dropout: dropout probability at the end of each branch.
         causal: whether a token attends only to itself and those before it.
         drop_path: probability that a sequence skips a branch in training.
+        qk_norm: whether LayerNorm is applied to the queries and keys of each head.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        causal: bool = True,
+        drop_path: float = 0.0,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
         self.attention_norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
+        self.query_norm, self.key_norm = (
+            nn.LayerNorm(width // heads, bias=False) if qk_norm else nn.Identity() for _ in range(2)
+        )
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp_in = nn.Linear(width, 4 * width, bias=False)
         self.mlp_out = nn.Linear(4 * width, width, bias=False)
@@ -164,6 +179,7 @@ class Block(nn.Module):
     def _attend(self, projected: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend: queries, keys and values [batch, length, 3 width] to [batch, length, width]."""
         query, key, value = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = self.query_norm(query), self.key_norm(key)
         found = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal)
         return found.transpose(1, 2).flatten(2)
 

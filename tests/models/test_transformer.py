@@ -50,6 +50,19 @@ def test_attention_is_that_of_torch(causal: bool) -> None:
     torch.testing.assert_close(block.attention_out(block._attend(block.attention_in(x), mask)), expected)
 
 
+def test_qk_norm_makes_attention_independent_of_the_size_of_queries_and_keys() -> None:
+    torch.manual_seed(0)
+    block, x = Block(16, 4, 0.0, qk_norm=True), torch.randn(2, 5, 48)
+    larger = torch.cat([10 * x[..., :32], x[..., 32:]], -1)
+    torch.testing.assert_close(block._attend(larger), block._attend(x), rtol=0, atol=1e-3)
+    plain = Block(16, 4, 0.0)
+    query, key, value = (part.unflatten(-1, (4, 4)) for part in x.chunk(3, -1))
+    normed = torch.cat([functional.layer_norm(part, [4]).flatten(2) for part in (query, key)], -1)
+    expected = plain._attend(torch.cat([normed, value.flatten(2)], -1))
+    torch.testing.assert_close(block._attend(x), expected)
+    assert not torch.allclose(plain._attend(larger), plain._attend(x), rtol=0, atol=0.1)
+
+
 def test_a_block_is_pre_norm_with_squared_relu() -> None:
     torch.manual_seed(0)
     block = Block(16, 4, dropout=0.0)
