@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:    |\$ )?((?:python -m lrflow|torchrun)\b(?:.*\\\n)*.*)$", re.MULTILINE)
-FILE = re.compile(r"^# ((?:options|my_pkg|theirs)/\S+?\.(?:yaml|py|sh))\b", re.MULTILINE)
+FILE = re.compile(r"^# ((?:options|my_pkg|theirs)/\S+?\.(?:yaml|yml|py|sh))\b", re.MULTILINE)
 
 HARDWARE = (
     "torchrun",

@@ -199,8 +199,9 @@ def _schema(given: argparse.Namespace) -> None:
 
 def _translate(given: argparse.Namespace) -> None:
     from lrflow.cli.translate import show_translation
+    from lrflow.translate import Facts
 
-    show_translation(given.file, given.kind, given.out, given.devices, given.samples)
+    show_translation(given.file, given.kind, given.out, Facts(given.devices, given.samples, given.env))
 
 
 def _init(given: argparse.Namespace) -> None:
@@ -241,6 +242,7 @@ def _options_of_translate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?")
     parser.add_argument("--from", dest="kind")
     parser.add_argument("--out")
+    parser.add_argument("--env")
     for name in ("--devices", "--samples"):
         parser.add_argument(name, type=int)
 
@@ -283,7 +285,7 @@ SUBCOMMANDS = {
         _schema,
     ),
     "translate": Subcommand(
-        "FILE [--from KIND] [--devices N] [--samples N] [--out options/recipe/NAME.yaml]",
+        "FILE [--from KIND] [--devices N] [--samples N] [--env NAME] [--out options/recipe/NAME.yaml]",
         "turn a training config of another tool into a recipe with the same LR at every step",
         _options_of_translate,
         _translate,

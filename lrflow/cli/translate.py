@@ -16,8 +16,7 @@ def show_translation(
     file: str | None,
     kind: str | None,
     out: str | None,
-    devices: int | None,
-    samples: int | None,
+    facts: Facts,
 ) -> None:
     """Print a config of another tool as a recipe, or write it; tell what has no counterpart on stderr.
 
@@ -25,18 +24,17 @@ def show_translation(
         file: of the other tool.
         kind: the tool; None: found by the keys of the file.
         out: path of the recipe; None prints it.
-        devices: processes on which the config was trained; None: not said.
-        samples: training examples; None: not said.
+        facts: what the file does not say.
 
     Raises:
         ConfigError: the file cannot be translated, or the recipe cannot be written.
     """
     if not file:
         raise ConfigError([Problem("lrflow translate", "needs the config of another tool", hint=f"one of{kinds()}")])
-    for flag, given in (("--devices", devices), ("--samples", samples)):
+    for flag, given in (("--devices", facts.devices), ("--samples", facts.samples)):
         if given is not None and given < 1:
             raise ConfigError([Problem(flag, "expected a number of at least 1", given)])
-    found = translate(Path(file), Facts(devices, samples), kind)
+    found = translate(Path(file), facts, kind)
     if out is None:
         put(sys.stdout, found.text())
     else:

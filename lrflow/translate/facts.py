@@ -20,10 +20,12 @@ class Facts:
     Args:
         devices: processes that train together; None: not said.
         samples: training examples; None: not said.
+        env: the environment, in a file with the hyperparameters of several; None: not said.
     """
 
     devices: int | None = None
     samples: int | None = None
+    env: str | None = None
 
     def need(self, *flags: str, reason: str) -> None:
         """Require facts.

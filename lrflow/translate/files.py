@@ -24,6 +24,24 @@ _FLAG = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
+class _Loader(yaml.SafeLoader):
+    """Builds plain data; an OrderedDict, as rl-zoo writes it, is a mapping."""
+
+
+def _ordered(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
+    """Return the pairs of an OrderedDict, `[[[key, value], ...]]`, as a mapping."""
+    given = loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
+    try:
+        return dict(*given)
+    except (TypeError, ValueError):
+        raise yaml.constructor.ConstructorError(
+            None, None, "expected the pairs of an OrderedDict", node.start_mark
+        ) from None
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
+
+
 @dataclass(frozen=True)
 class Source:
     """A file, read.
@@ -111,7 +129,7 @@ def _parsed(path: Path, text: str) -> Any:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             if root is not None:
                 check_aliases(root)
-            data = yaml.safe_load(text)
+            data = yaml.load(text, Loader=_Loader)  # a SafeLoader
         if _depth(data) > MOST_DEPTH:
             raise RecursionError
         return data

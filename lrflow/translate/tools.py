@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.translate import huggingface, lightning, mmengine, nanogpt, timm, torchvision
+from lrflow.translate import huggingface, lightning, mmengine, nanogpt, rl_zoo, timm, torchvision
 from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source, read_source
 from lrflow.translate.translation import Translation
@@ -23,6 +23,7 @@ class Tool:
         known: keys that it has; empty: any.
         translate: reads a file into a translation; raises a ConfigError.
         forms: of the files that it reads: `keys`, `python`, `flags`.
+        names: the keys of a file that speak for the tool, or against it.
     """
 
     label: str
@@ -30,10 +31,11 @@ class Tool:
     known: Collection[str]
     translate: Callable[[Source, Facts, Translation], None]
     forms: Collection[str] = ("keys", "flags")
+    names: Callable[[Source], Collection[str]] = lambda source: [*source.data, *source.unreadable]
 
     def likeness(self, source: Source) -> tuple[int, float]:
         """Return how many signs of the tool a file has, and the share of its keys that the tool has."""
-        names = [*source.data, *source.unreadable]
+        names = self.names(source)
         if source.form not in self.forms or not names:
             return 0, 0.0
         return sum(sign in names for sign in self.signs), sum(name in self.known for name in names) / len(names)
@@ -46,6 +48,7 @@ TOOLS = {
     "nanogpt": Tool(nanogpt.TOOL, nanogpt.SIGNS, nanogpt.KNOWN, nanogpt.translate, ("python", "flags")),
     "mmengine": Tool(mmengine.TOOL, mmengine.SIGNS, mmengine.KNOWN, mmengine.translate, ("python",)),
     "torchvision": Tool(torchvision.TOOL, torchvision.SIGNS, torchvision.KNOWN, torchvision.translate),
+    "rl_zoo": Tool(rl_zoo.TOOL, rl_zoo.SIGNS, rl_zoo.KNOWN, rl_zoo.translate, ("keys",), rl_zoo.names_in),
 }
 """The tools by the word that `--from` takes."""
 

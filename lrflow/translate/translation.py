@@ -19,9 +19,11 @@ class Translation:
 
     Args:
         source: what was translated, for the first comment.
+        base: the recipe of lrflow that it begins with; None: it begins with lrflow's own defaults.
     """
 
     source: str
+    base: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -83,7 +85,8 @@ class Translation:
 
     def text(self) -> str:
         """Return the recipe as YAML, with comments for what it does not hold."""
-        content: dict[str, Any] = {"defaults": [{f"override /{group}": name} for group, name in self.options.items()]}
+        chosen: list[Any] = [{f"override /{group}": name} for group, name in self.options.items()]
+        content: dict[str, Any] = {"defaults": ([f"/recipe/{self.base}"] if self.base else []) + chosen}
         content |= self.values
         lines = ["# @package _global_", f"# {self.source}", *(f"# - {note}" for note in self.notes)]
         text = "\n".join(lines) + "\n" + as_yaml(content)
