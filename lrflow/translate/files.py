@@ -1,10 +1,12 @@
-"""Files of other tools, read as data: YAML, JSON, Python's plain assignments, command lines; nothing is executed."""
+"""Files of other tools, read as data: YAML, JSON, plain assignments of Python, command lines, archives of Keras."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ MOST_BYTES = 16 * 2**20
 """Largest file that is read."""
 
 MOST_DEPTH = 100
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, OverflowError)
 _FLAG = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -49,7 +52,7 @@ class Source:
     Args:
         path: of the file.
         data: its keys and values.
-        form: `keys` (YAML, JSON), `python` or `flags`.
+        form: `keys` (YAML, JSON, the config in an archive), `python` or `flags`.
         unreadable: by key, why a value of a Python file is not plain data.
         script: of a command line, the name of the program.
     """
@@ -72,7 +75,7 @@ def read_source(path: Path) -> Source:
     Raises:
         ConfigError: it cannot be read, is too large, or holds no keys.
     """
-    text = _text(path)
+    text = _member(path, "config.json") if path.suffix == ".keras" else _text(path)
     if path.suffix == ".py":
         try:
             found, unreadable = read_assignments(text)
@@ -81,7 +84,7 @@ def read_source(path: Path) -> Source:
         except (RecursionError, MemoryError, ValueError):
             raise _unreadable(path, "is nested too deeply") from None
         return Source(path, found, "python", unreadable)
-    if path.suffix not in (".yaml", ".yml", ".json") and re.search(r"(?:^|\s)--[a-z]", text):
+    if path.suffix not in (".yaml", ".yml", ".json", ".keras") and re.search(r"(?:^|\s)--[a-z]", text):
         return _flags(path, text)
     data = _parsed(path, text)
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
@@ -106,6 +109,24 @@ def _text(path: Path) -> str:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, f"cannot be read: {error.strerror}") from None
+    return _decoded(path, content)
+
+
+def _member(path: Path, name: str) -> str:
+    """Return the text of one file of an archive; nothing is unpacked, and no other file is read."""
+    try:
+        if not path.is_file():
+            raise _unreadable(path, "there is no such file" if not path.exists() else "is no file")
+        with zipfile.ZipFile(path) as archive, archive.open(name) as file:
+            content = file.read(MOST_BYTES + 1)
+    except KeyError:
+        raise _unreadable(path, f"is an archive without {name}", "a model that model.save wrote has it") from None
+    except _ARCHIVE_ERRORS as error:
+        raise _unreadable(path, f"is no archive that can be read: {error}") from None
+    return _decoded(path, content)
+
+
+def _decoded(path: Path, content: bytes) -> str:
     if len(content) > MOST_BYTES:
         raise _unreadable(path, f"has more than {MOST_BYTES // 2**20} MiB")
     try:
@@ -113,17 +134,18 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        hint = None
-        if path.name == "training_args.bin":
-            hint = "json.dump(args.to_dict(), file) writes the arguments of transformers as JSON"
-        raise _unreadable(path, "is no text; nothing of a pickle is loaded", hint)
+        hint = {
+            "training_args.bin": "json.dump(args.to_dict(), file) writes the arguments of transformers as JSON",
+            ".h5": "model.save('model.keras') writes the format of Keras 3",
+        }
+        raise _unreadable(path, "is no text; nothing of a pickle is loaded", hint.get(path.name, hint.get(path.suffix)))
     return text
 
 
 def _parsed(path: Path, text: str) -> Any:
     """Return the content of a JSON or YAML text."""
     try:
-        if path.suffix == ".json":
+        if path.suffix in (".json", ".keras"):
             data = json.loads(text)
         else:
             root = yaml.compose(text, Loader=yaml.SafeLoader)

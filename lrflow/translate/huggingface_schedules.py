@@ -8,6 +8,7 @@ from typing import Any
 from lrflow.errors import ConfigError, Problem
 from lrflow.translate.facts import Facts
 from lrflow.translate.keys import Keys
+from lrflow.translate.plateau import choose_torch_plateau
 from lrflow.translate.translation import MOST_POINTS, Translation
 
 
@@ -178,19 +179,7 @@ class Schedules:
         self.into.table([_stable(step, warmup, kept, decay, low, rise, fall, waves) for step in range(steps)])
 
     def _reduce_lr_on_plateau(self) -> None:
-        self.into.schedule("constant")
-        more, least = self.more, self.more.number("min_lr", 0.0)
-        self.into.choose(
-            "feedback",
-            "plateau",
-            mode=more.word("mode", "min", ("min", "max")),
-            factor=more.number("factor", 0.1),
-            patience=more.whole("patience", 10),
-            threshold=more.number("threshold", 1e-4),
-            threshold_mode=more.word("threshold_mode", "rel", ("rel", "abs")),
-            cooldown=more.whole("cooldown", 0),
-            min_factor=max(least / self.peak, 1e-12),
-        )
+        choose_torch_plateau(self.more, self.into, self.peak)
         self.into.note("the LR follows val/loss: with another metric set feedback.monitor and feedback.mode")
 
 

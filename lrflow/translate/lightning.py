@@ -10,6 +10,7 @@ from lrflow.translate import torch_schedulers
 from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source
 from lrflow.translate.keys import Keys, names
+from lrflow.translate.plateau import choose_torch_plateau, metric_of
 from lrflow.translate.torch_schedulers import Clock, class_of
 from lrflow.translate.translation import Translation
 
@@ -169,18 +170,6 @@ def _optimizer(name: str, keys: Keys, peak: float, into: Translation) -> None:
 
 
 def _plateau(keys: Keys, into: Translation, peak: float) -> None:
-    into.schedule("constant")
     monitor = keys.word("monitor", "val_loss")
-    into.choose(
-        "feedback",
-        "plateau",
-        monitor="val/loss" if monitor in ("val_loss", "val/loss", "loss/val") else monitor.replace("_", "/", 1),
-        mode=keys.word("mode", "min", ("min", "max")),
-        factor=keys.number("factor", 0.1),
-        patience=keys.whole("patience", 10),
-        threshold=keys.number("threshold", 1e-4),
-        threshold_mode=keys.word("threshold_mode", "rel", ("rel", "abs")),
-        cooldown=keys.whole("cooldown", 0),
-        min_factor=max(keys.number("min_lr", 0.0) / peak, 1e-12),
-    )
+    choose_torch_plateau(keys, into, peak, metric_of(monitor))
     into.note(f"the LR follows {monitor}: check feedback.monitor, the name of this metric in lrflow")

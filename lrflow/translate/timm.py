@@ -9,6 +9,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source
 from lrflow.translate.keys import Keys, names
+from lrflow.translate.plateau import choose_plateau
 from lrflow.translate.translation import Translation, epochs, shape
 
 TOOL = "timm's train.py"
@@ -344,12 +345,12 @@ class _Schedule:
         self.prefix, self.per_step = True, False
         self._set("constant")
         metric = self.keys.word("eval_metric", "top1")
-        self.into.choose(
-            "feedback",
-            "plateau",
+        choose_plateau(
+            self.into,
+            self.peak,
+            self.least,
             monitor="val/loss" if "loss" in metric else "val/accuracy",
             factor=self.keys.number("decay_rate", 0.1),
             patience=self.keys.whole("patience_epochs", 10),
-            min_factor=max(self.least / self.peak, 1e-12),
         )
         self.into.note("the LR follows a metric of the run, whose values are not those of timm")

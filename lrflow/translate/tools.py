@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.translate import huggingface, lightning, mmengine, nanogpt, rl_zoo, timm, torchvision
+from lrflow.translate import huggingface, keras, lightning, mmengine, nanogpt, rl_zoo, timm, torchvision
 from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source, read_source
 from lrflow.translate.translation import Translation
@@ -48,6 +48,7 @@ TOOLS = {
     "nanogpt": Tool(nanogpt.TOOL, nanogpt.SIGNS, nanogpt.KNOWN, nanogpt.translate, ("python", "flags")),
     "mmengine": Tool(mmengine.TOOL, mmengine.SIGNS, mmengine.KNOWN, mmengine.translate, ("python",)),
     "torchvision": Tool(torchvision.TOOL, torchvision.SIGNS, torchvision.KNOWN, torchvision.translate),
+    "keras": Tool(keras.TOOL, keras.SIGNS, keras.KNOWN, keras.translate, ("keys",), keras.names_in),
     "rl_zoo": Tool(rl_zoo.TOOL, rl_zoo.SIGNS, rl_zoo.KNOWN, rl_zoo.translate, ("keys",), rl_zoo.names_in),
 }
 """The tools by the word that `--from` takes."""

@@ -22,6 +22,7 @@ FILES = {
         "retinanet.py",
         "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))\ntrain_cfg = dict(max_epochs=3)\n",
     ),
+    "keras": ("train.json", '{"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.1}}, "epochs": 3}'),
     "rl_zoo": ("ppo.yml", "CartPole-v1: {n_timesteps: 1e5, policy: MlpPolicy, clip_range: lin_0.2}\n"),
     "torchvision": ("run.sh", "python train.py --lr 0.5 --lr-scheduler steplr \\\n  --epochs 4 # on one GPU\n"),
 }
