@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
 import traceback
@@ -71,6 +72,12 @@ def available_memory() -> int | None:
     """
     left = [*_left_in_machine(), *_left_in_groups(), *_left_of_limit()]
     return max(0, min(left)) if left else None
+
+
+def release_memory() -> None:
+    """Return freed memory that the C library keeps to the machine, where the library is glibc."""
+    with suppress(OSError, AttributeError):  # another system or library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import platform
 import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 import lrflow.cli.jobs
 from lrflow import memory
@@ -19,6 +21,7 @@ from lrflow.memory import (
     freed_after,
     kept_for_good,
     peak_memory,
+    release_memory,
     resident_memory,
 )
 from lrflow.outcome import Outcome
@@ -46,6 +49,21 @@ def test_a_cycle_that_was_made_within_is_freed() -> None:
     assert made() is None
     assert before() is kept
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what can be returned")
+def test_small_blocks_that_were_freed_are_returned_to_the_machine() -> None:
+    """The block that is made last keeps those before it from being returned when they are freed."""
+    blocks = [torch.ones(2**14) for _ in range(2**10)]
+    last = torch.ones(2**14)
+    del blocks
+    before = resident_memory()
+    release_memory()
+    after = resident_memory()
+    assert before is not None
+    assert after is not None
+    assert before - after > 32 * 2**20
+    assert last.sum() == 2**14
 
 
 def test_what_is_kept_for_good_is_not_looked_through_again() -> None:

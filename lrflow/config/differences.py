@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrflow.config.composition.compose import composer
 from lrflow.config.composition.interpolation import resolve_hydra_and_now
-from lrflow.config.composition.options import ACROSS_GROUPS
+from lrflow.config.composition.options import ACROSS_GROUPS, Catalogue
 from lrflow.config.composition.overrides import Override
 from lrflow.config.validation import META
 
@@ -40,21 +41,33 @@ class OwnSettings:
     def of(cls, saved: DictConfig) -> OwnSettings:
         """Return what the config of a run sets, as its config.yaml gives it."""
         content = content_of(saved)
-        with _own_hydra(), composer() as composing:
-            usual, catalogue = composing(()).choices, composing.catalogue
+        usual, catalogue = _usual()
         changed = {
             group: option
             for group, option in saved[META].choices.items()
             if group in usual and group not in ACROSS_GROUPS and option != usual[group]
         }
         options = {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
-        defaults = composed([Override(group, option) for group, option in options.items() if option])
+        defaults = _shipped(tuple(Override(group, option) for group, option in options.items() if option))
         return cls(options, usual, defaults, content)
 
     @property
     def values(self) -> dict[str, Any]:
         """The values that the options do not give, nested as in the config."""
         return differences(self.content, self.defaults)
+
+
+@cache
+def _usual() -> tuple[Mapping[str, str | None], Catalogue]:
+    """Return the default option of each group, and all options; they stay the same within a process."""
+    with _own_hydra(), composer() as composing:
+        return composing(()).choices, composing.catalogue
+
+
+@cache
+def _shipped(options: tuple[Override, ...]) -> dict[str, Any]:
+    """Return the config that options of lrflow's give; it is composed once per process, and must not be changed."""
+    return composed(options)
 
 
 def composed(overrides: Sequence[Override], folder: Path | None = None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from lrflow.memory import (
     clear_locals,
     freed_after,
     peak_memory,
+    release_memory,
     reset_peak_memory,
     resident_memory,
 )
@@ -244,6 +245,8 @@ class _Trial:
             torch.cuda.reset_peak_memory_stats(self._device)
         elif self._device.type == "mps":
             torch.mps.empty_cache()
+        else:
+            release_memory()
         reset_peak_memory()
 
     def _peak(self) -> int | None:
