@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,13 +13,13 @@ from lrflow.config.checks.tuned_run import changed_settings
 from lrflow.config.config import Config
 from lrflow.config.schemas.objects import Optimizer
 from lrflow.config.targets import defaults, locate, optimizer_traits
-from lrflow.config.tuned_run import TunedRun, base_of
+from lrflow.config.tuned_run import RESIDUAL_MULTIPLIER, TunedRun, base_of
 from lrflow.config.validation import validate
 from lrflow.errors import ConfigError, Problem
 from lrflow.optimizers.routed import route_key
 from lrflow.plan import Plan
 from lrflow.plan.theory import describe_ratio, main_curve
-from lrflow.plan.transfer import Factor, of_batch, of_betas, of_horizon, of_weight_decay, of_width
+from lrflow.plan.transfer import Factor, of_batch, of_betas, of_depth, of_horizon, of_weight_decay, of_width
 from lrflow.schedules import Horizon
 from lrflow.schedules.bound import BestLRRatio, best_lr_ratio
 from lrflow.wording import joined, number
@@ -88,6 +89,9 @@ def _transferred(
             parts.append(of_batch(batch, traits.mup))
         if base := base_of(config.layers.plain()):
             parts.append(of_width(base))
+            multipliers = (model.get(RESIDUAL_MULTIPLIER, 1.0) for model in (config.model.plain(), tuned.model))
+            if (deeper := operator.truediv(*multipliers)) != 1:
+                parts.append(of_depth(deeper))
         ratio = math.prod(part.value for part in parts)
         found: dict[str, Any] = {"lr": float(f"{before['lr'] * ratio:.6g}")}
         found |= {name: before[name] for name in ("weight_decay", "betas") if before.get(name) and name in own.node()}
@@ -176,12 +180,9 @@ def _differences(config: Config, tuned: TunedRun, horizon: Horizon) -> Iterator[
     model: Any = _plain(config.source.model)
     names = [name for name in {**tuned.model, **model} if tuned.model.get(name) != model.get(name)]
     base = base_of(config.layers.plain())
-    if changed := [name for name in names if name not in ("init_from", "fresh", "metrics", *(base or {}))]:
-        rest = (
-            "layers=mup adapts it to widths"
-            if base is None
-            else "layers=mup adapts it to layers.base, nothing to depth"
-        )
+    adapted = (*base, RESIDUAL_MULTIPLIER) if base else ()
+    if changed := [name for name in names if name not in ("init_from", "fresh", "metrics", *adapted)]:
+        rest = "layers=mup adapts it to " + ("widths and depth" if base is None else "what layers.base names")
         yield f"{tuned.path} had another model ({joined([f'model.{name}' for name in changed])}): {rest}"
     if tuned.status not in (None, "finished"):
         yield f"{tuned.path} did not finish: its status is {tuned.status}"

@@ -22,6 +22,9 @@ from lrflow.runs import RunFolder
 
 MUP_TARGET = "lrflow.layers.MuP"
 
+RESIDUAL_MULTIPLIER = "residual_multiplier"
+"""The argument by which a model offers a factor on its residual branches, as muP needs for another depth."""
+
 REFERENCE = 1e-3
 """Placeholder for an LR that is not known yet."""
 
@@ -99,15 +102,18 @@ class TunedRun:
         return float(self.settings(route)["lr"]) * float((self.plan.get("scaling") or {}).get("factor", 1.0))
 
     def base_for(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the base of muP for a model of other widths, so that the LR of this run holds for it.
+        """Return the base of muP for a model of other widths or depth, so that the LR of this run holds for it.
 
         It is that of this run; or else this run's own model, by the numbers in which the two differ.
         """
         if self.base is not None:
             return dict(self.base)
         theirs = self.model
-        return {name: theirs[name] for name in model if name in theirs and _is_size(theirs[name])
+        base = {name: theirs[name] for name in model if name in theirs and _is_size(theirs[name])
                 and theirs[name] != model[name]}  # fmt: skip
+        if base and theirs.get(RESIDUAL_MULTIPLIER, 1) != 1:
+            base[RESIDUAL_MULTIPLIER] = theirs[RESIDUAL_MULTIPLIER]
+        return base
 
 
 def replace_lr_of_run(content: dict[str, Any], typed: Collection[str] = ()) -> tuple[TunedRun | None, list[Problem]]:

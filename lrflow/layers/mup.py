@@ -1,28 +1,25 @@
-"""muP: how the parameters of a model grow with its width, and LRs whose best peak is the same at every width."""
+"""muP: how the parameters of a model grow with its width and depth, and LRs whose best peak is the same at each."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lrflow.errors import ConfigError, Problem, did_you_mean, nearest
 from lrflow.layers.groups import check_initialised
-from lrflow.layers.parameters import Entry, Parameters, Place, inventory, is_norm
+from lrflow.layers.parameters import Entry, Parameters, inventory
+from lrflow.layers.residual_depth import Depth, UnevenDepthError
 from lrflow.layers.rules import UNDECAYED, Multiple, Rule, Table
-from lrflow.wording import joined, shape_text
+from lrflow.layers.widths import UnknownRoleError, Width, width_of
+from lrflow.wording import joined
 
 ROLES = ("input", "vector", "hidden", "output", "fixed")
-_FORWARD = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, _ConvNd)  # weights of [out, in, ...]
-_BACKWARD = (_ConvTransposeNd, nn.Embedding, nn.EmbeddingBag)  # weights of [in, out, ...]
-_MIN_NUMEL = 256  # elements from which the initial scale of a tensor is checked
-
 
 GIVEN_ROLES = ("input", "hidden", "output")  # roles that a user may set
 
@@ -44,7 +41,12 @@ class MuP:
     which is right at every width and for every initialisation of the model (section D.2 of the paper).
 
     With `scale_eps` the eps of Adam and its kin is divided by r_out, as the entries of a gradient are (their
-    Appendix B.3; Dey et al., 2025, arXiv 2505.01618, XX
+    Appendix B.3).
+
+    The base may also have fewer residual blocks. With r_L, the ratio of their numbers, a model that multiplies the
+    output of each residual branch by 1 / r_L keeps the best LR too (CompleteP: Dey et al., 2025, arXiv 2505.01618, with
+    alpha = 1). Adam's LRs stay; its eps is divided by r_L inside the blocks, as the gradients there are. The LR of SGD
+    is multiplied by r_L there (Bordelon et al., 2024, arXiv 2405.15712).
 
     Hidden matrices may be routed to Muon, whose updates have a known spectral norm. It must grow as the root of fan-out
     over fan-in (Yang, Simon and Bernstein), so the LR is the peak times sqrt(r_out / r_in), divided by the growth of
@@ -54,7 +56,7 @@ class MuP:
     the base model (as in the paper's own package; for the reasons see Kosson et al., 2025, arXiv 2510.19093).
 
     Args:
-        base: arguments of the model that make it narrower, such as `{widths: [64, 64]}`.
+        base: arguments of the model that make it narrower or shallower, such as `{width: 64, depth: 2}`.
         wider: arguments that make the base wider in every width; None: the whole numbers in `base`, doubled.
         optimizer: the table of factors, `adam` or `sgd`; auto: derived from the optimizer's class.
         readout: `zero`: output weights start at zero; `keep`: they start as in the model, such as pretrained weights.
@@ -62,7 +64,9 @@ class MuP:
             determine their role: `{pos_embed: input}`.
         no_decay: whether biases, norms and other parameters with fewer than two dimensions have no weight decay, in
             groups of their own (`vector/no_decay`).
-        scale_eps: whether the eps of Adam and its kin follows the width too.
+        scale_eps: whether the eps of Adam and its kin follows the width and depth too.
+        rescale: whether hidden and input weights are multiplied if their initial scale is not that of the base at
+            this width, as muP requires; False: they are reported.
 
     Raises:
         ConfigError: invalid values.
@@ -75,6 +79,7 @@ class MuP:
     roles: Mapping[str, str] = field(default_factory=dict)
     no_decay: bool = True
     scale_eps: bool = False
+    rescale: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -102,7 +107,7 @@ class MuP:
         return self.wider if self.wider is not None else _doubled(self.base)
 
     def widths(self, model: nn.Module | Parameters, narrow: nn.Module, wider: nn.Module) -> list[Width]:
-        """Return how every parameter of the model grows with its width, in the order of the model.
+        """Return how every parameter of the model grows with its width and depth, in the order of the model.
 
         Args:
             model: the model to be trained, or its parameters.
@@ -110,31 +115,61 @@ class MuP:
             wider: the same model with `base` and then `wider_arguments`.
 
         Raises:
-            ConfigError: the models differ in more than width, or not at all, or roles are unknown; lists all such
-                parameters.
+            ConfigError: the models differ in more than width and depth, or not at all, or roles are unknown; lists all
+                such parameters.
         """
         entries = Parameters.of(model).entries
         check_initialised(entries)
-        before, grown = ({entry.name: entry.parameter for entry in inventory(other)} for other in (narrow, wider))
-        for other, key in ((before, "layers.base"), (grown, "layers.wider")):
-            if list(other) != [entry.name for entry in entries]:
-                names = sorted(other.keys() ^ {entry.name for entry in entries}) or ["their order"]
-                message = f"may change only widths, but makes a model with other parameters: {joined(names, 7)}"
-                raise ConfigError([Problem(key, message, dict(self.base if other is before else self.wider_arguments))])
+        depth, before = self._counterparts(entries, narrow, "layers.base")
+        deeper, grown = self._counterparts(entries, wider, "layers.wider")
         problems = list(self._unmatched(entries))
         widths = []
         for entry in entries:
+            ratio = depth.ratio if depth.holds(entry.name) else 1.0
             try:
-                widths.append(width_of(entry, before[entry.name], grown[entry.name], self._role(entry)))
+                width = width_of(entry, before[entry.name], grown[entry.name], self._role(entry))
+                widths.append(replace(width, depth=ratio))
             except UnknownRoleError as unclear:
                 key, hint = f"layers.roles.{entry.name}", unclear.hint
                 problems.append(Problem(key if hint else "layers.base", f"{entry.name}: {unclear}", ..., hint))
-        if not problems and all(width.role == "fixed" for width in widths):
-            message = "changes no width: nothing in the model grows with these arguments"
+        if not problems and all(width.role == "fixed" for width in widths) and depth.ratio == deeper.ratio:
+            message = "changes neither width nor depth: nothing in the model grows with these arguments"
             problems.append(Problem("layers.base", message, dict(self.base)))
         if problems:
             raise ConfigError(problems)
         return widths
+
+    def depth(self, model: nn.Module | Parameters, narrow: nn.Module) -> Depth:
+        """Return how much deeper the model is than the narrower one.
+
+        Raises:
+            ConfigError: its lists of blocks grow by different ratios.
+        """
+        return self._depth([entry.name for entry in Parameters.of(model).entries], inventory(narrow), "layers.base")
+
+    def _depth(self, names: Sequence[str], other: Sequence[Entry], key: str) -> Depth:
+        try:
+            return Depth.of(names, [entry.name for entry in other])
+        except UnevenDepthError as error:
+            given = dict(self.base if key == "layers.base" else self.wider_arguments)
+            raise ConfigError([Problem(key, f"may change depth by one ratio, but {error}", given)]) from None
+
+    def _counterparts(self, entries: Sequence[Entry], other: nn.Module, key: str) -> tuple[Depth, dict[str, Tensor]]:
+        """Return how much deeper the model is than another, and the parameters of that one by names of the model.
+
+        Raises:
+            ConfigError: the two differ in more than width and depth.
+        """
+        names, found = [entry.name for entry in entries], {one.name: one.parameter for one in inventory(other)}
+        depth = self._depth(names, inventory(other), key)
+        theirs, back = {name: depth.counterpart(name) for name in names}, self._depth([*found], entries, key)
+        unlike = {*theirs.values()} - found.keys() | {name for name in found if back.counterpart(name) not in theirs}
+        if unlike or (not depth.lists and names != list(found)):
+            named = joined(sorted(unlike) or ["their order"], 7)
+            message = f"may change only widths and depth, but makes a model with other parameters: {named}"
+            given = self.base if key == "layers.base" else self.wider_arguments
+            raise ConfigError([Problem(key, message, dict(given))])
+        return depth, {name: found[other] for name, other in theirs.items()}
 
     def rules(
         self,
@@ -181,8 +216,11 @@ class MuP:
             )
         return rules
 
-    def start(self, widths: Iterable[Width]) -> list[str]:
-        """Set the output weights to zero, unless `readout` is `keep`; return their names."""
+    def start(self, widths: Sequence[Width]) -> list[str]:
+        """Set the output weights to zero, unless `readout` is `keep`; return their names. `rescale` the others."""
+        if self.rescale:
+            for width in widths:
+                width.rescale()
         if self.readout == "keep":
             return []
         outputs = [width.entry for width in widths if width.role == "output" and width.entry.trainable]
@@ -205,120 +243,6 @@ class MuP:
                 close = nearest(pattern, names)
                 hint = f"nearest: {', '.join(close)}" if close else f"the names are {joined(names, 7)}"
                 yield Problem(f"layers.roles.{pattern}", "matches no parameter", role, hint)
-
-
-@dataclass(frozen=True, eq=False)
-class Width:
-    """How a parameter grows with the width of the model.
-
-    Args:
-        entry: the parameter.
-        base: the same parameter of the narrower model.
-        role: `input` (only its fan-out is a width), `hidden` (both are), `output` (only its fan-in is), `vector` (a
-            bias, the gain of a norm, a token: one dimension is a width), or `fixed` (no dimension is).
-        fan_in: its fan-in over that of the narrower model; 1 if it is no width.
-        fan_out: its fan-out over that of the narrower model; 1 if it is no width.
-        wide_rows: whether its first dimension is a width.
-    """
-
-    entry: Entry
-    base: Tensor
-    role: str
-    fan_in: float = 1.0
-    fan_out: float = 1.0
-    wide_rows: bool = True
-
-    @property
-    def init_warning(self) -> str | None:
-        """A warning if its initial scale does not follow the width as muP requires, else None."""
-        if self.role not in ("input", "hidden") or min(self.base.numel(), self.entry.parameter.numel()) < _MIN_NUMEL:
-            return None
-        now, before = _rms(self.entry.parameter), _rms(self.base)
-        if not now or not before:
-            return None
-        excess = now / before * math.sqrt(self.fan_in)
-        if 0.8 < excess < 1.25:
-            return None
-        rule = "it must fall as 1/sqrt(fan in)" if self.role == "hidden" else "it must be the same at every width"
-        return f"{self.entry.name} starts {excess:.2g} times as large as muP requires: {rule}"
-
-
-class UnknownRoleError(Exception):
-    """Raised if the role of a parameter is unknown; `hint` explains how to set it."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-def width_of(entry: Entry, base: Tensor, grown: Tensor, role: str | None = None) -> Width:
-    """Return how a parameter grows with the width.
-
-    Args:
-        entry: the parameter, in the model to be trained.
-        base: the same parameter in the narrower model.
-        grown: the same parameter in a model that is wider than the narrower one in every width.
-        role: `input`, `hidden` or `output`, as set by the user; None: derived from the class that holds the parameter.
-
-    Raises:
-        UnknownRoleError: the class does not determine the role, or the three models differ in more than width.
-    """
-    shape, before, after = (tuple(tensor.shape) for tensor in (entry.parameter, base, grown))
-    if not len(shape) == len(before) == len(after):
-        raise UnknownRoleError(f"has {len(before)} dimensions in the narrower model and {len(shape)} here")
-    ratios = [now / then for now, then in zip(shape, before, strict=True)]
-    wide = [index for index in range(len(shape)) if after[index] != before[index]]
-    if any(ratio != 1 and index not in wide for index, ratio in enumerate(ratios)):
-        raise UnknownRoleError(
-            f"is {shape_text(shape)} here and {shape_text(before)} in the narrower model, and not all of that is "
-            f"width: the wider one has {shape_text(after)}"
-        )
-    if not wide:
-        return Width(entry, base, "fixed")
-    if role is not None:
-        return _with_role(entry, base, role, ratios)
-    found = {_from_module(place, before, ratios, wide) for place in entry.places}
-    if len(found) > 1:
-        raise UnknownRoleError(
-            "is shared by layers of different roles, so no single LR is right at every width",
-            f"untie it, or divide the output by the width and add layers.roles={{{entry.name}: input}}",
-        )
-    return Width(entry, base, *found.pop(), wide_rows=0 in wide)
-
-
-def _from_module(
-    place: Place, before: Sequence[int], ratios: Sequence[float], wide: Sequence[int]
-) -> tuple[str, float, float]:
-    """Return role, fan-in ratio and fan-out ratio, from the class that holds the parameter and its widths."""
-    if len(before) >= 2 and isinstance(place.holder, _FORWARD + _BACKWARD) and "weight" in place.attribute:
-        out, into = (1, 0) if isinstance(place.holder, _BACKWARD) else (0, 1)
-        if max(wide) > 1:
-            raise UnknownRoleError("may change only widths, but the size of the kernel differs")
-        if into in wide and isinstance(place.holder, nn.Embedding | nn.EmbeddingBag):
-            raise UnknownRoleError("may change only widths, but the number of embeddings differs")
-        role = "hidden" if len(wide) == 2 else "input" if out in wide else "output"
-        return role, ratios[into], ratios[out]
-    if (len(wide) == 1 and math.prod(before) == before[wide[0]]) or is_norm(place.holder):
-        return "vector", 1.0, math.prod(ratios)
-    if len(wide) == 2 and ratios[wide[0]] == ratios[wide[1]]:  # fan-in and fan-out grow alike
-        return "hidden", ratios[wide[0]], ratios[wide[0]]
-    raise UnknownRoleError(
-        f"{shape_text(before)} in the narrower model: {type(place.holder).__name__} leaves open which side is fan-in",
-        f"set its role: layers.roles={{{place.name}: input}}, hidden or output",
-    )
-
-
-def _with_role(entry: Entry, base: Tensor, role: str, ratios: Sequence[float]) -> Width:
-    if role == "hidden":
-        if len(ratios) < 2:
-            raise UnknownRoleError("has one dimension, so it cannot be hidden", "input is the role of vectors")
-        return Width(entry, base, role, ratios[1], ratios[0])
-    ratio = math.prod(ratios)
-    return Width(entry, base, role, *((ratio, 1.0) if role == "output" else (1.0, ratio)))
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.detach().float().square().mean().sqrt())
 
 
 @dataclass(frozen=True)
@@ -349,12 +273,12 @@ def lr_scale(width: Width, table: Table, matrices: MatrixOptimizer | None = None
     """Return the LR of a parameter as a multiple of the peak of its optimizer; see `MuP`."""
     if matrices and matrices.takes(width):
         return matrices.lr_scale(width)
-    return (1.0 if table == "adam" else width.fan_out) / width.fan_in
+    return (1.0 if table == "adam" else width.fan_out * width.depth) / width.fan_in
 
 
 def eps_scale(width: Width) -> float:
     """Return the eps of Adam for a parameter as a multiple of that of the base; see `MuP`."""
-    return 1 / width.fan_out
+    return 1 / (width.fan_out * width.depth)
 
 
 def _doubled(value: Any) -> Any:

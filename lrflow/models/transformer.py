@@ -25,6 +25,7 @@ _LIMITS = {
     "context": whole(1).or_null(),
     "dropout": number(0, 1, below=True),
     "drop_path": number(0, 1, below=True),
+    "residual_multiplier": number(0, above=True),
     "padding": whole(0).or_null(),
 }
 
@@ -51,6 +52,9 @@ class Transformer(nn.Module):
         dropout: probability of the dropout after the embeddings and at the end of each branch.
         drop_path: probability that a sequence skips a branch of the last block in training; that of the others is
             smaller in proportion to their depth.
+        residual_multiplier: factor on the output of each branch. A model of `depth` blocks starts as one of
+            `depth x residual_multiplier` blocks does, and `layers=mup` keeps the best LR of such a model (Dey et al.,
+            2025, arXiv 2505.01618).
         tied: whether the head of a language model has the weights of the embedding (Press and Wolf, 2017).
         padding: token to which a classifier does not attend; None: there is none.
         qk_norm: whether LayerNorm is applied to the queries and keys of each head, which bounds the attention logits,
@@ -75,6 +79,7 @@ class Transformer(nn.Module):
         tied: bool = False,
         padding: int | None = None,
         qk_norm: bool = False,
+        residual_multiplier: float = 1.0,
     ) -> None:
         given = {key: value for key, value in locals().items() if key in _LIMITS}
         problems = outside(_LIMITS, given, "model")
@@ -91,21 +96,23 @@ class Transformer(nn.Module):
         self.position = nn.Embedding(self.context, width)
         self.dropout = nn.Dropout(dropout)
         rates = [drop_path * (index + 1) / depth for index in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, self.causal, rate, qk_norm) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout, self.causal, rate, qk_norm, residual_multiplier) for rate in rates
+        )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs, bias=not self.causal)
-        self._initialise()
+        self._initialise(depth * residual_multiplier)
         if tied:
             self.head.weight = self.embedding.weight
 
-    def _initialise(self) -> None:
-        """Initialise like GPT-2: N(0, 0.02), smaller at the end of a branch so that activations stay small."""
+    def _initialise(self, depth: float) -> None:
+        """Initialise like GPT-2 of this depth: N(0, 0.02), smaller at the end of a branch."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for name, weight in self.named_parameters():
             if name.endswith(("attention_out.weight", "mlp_out.weight")):
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * len(self.blocks)))
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * depth))
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
 
@@ -142,6 +149,7 @@ class Block(nn.Module):
         causal: whether a token attends only to itself and those before it.
         drop_path: probability that a sequence skips a branch in training.
         qk_norm: whether LayerNorm is applied to the queries and keys of each head.
+        residual_multiplier: factor on the output of each branch.
     """
 
     def __init__(
@@ -152,9 +160,10 @@ class Block(nn.Module):
         causal: bool = True,
         drop_path: float = 0.0,
         qk_norm: bool = False,
+        residual_multiplier: float = 1.0,
     ) -> None:
         super().__init__()
-        self.heads, self.causal = heads, causal
+        self.heads, self.causal, self.residual_multiplier = heads, causal, residual_multiplier
         self.attention_norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
@@ -169,12 +178,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform [batch, length, width] to the same shape; `mask` [batch, 1, 1, length] says what is attended to."""
-        x = x + self._end(self.attention_out(self._attend(self.attention_in(self.attention_norm(x)), mask)))
-        return x + self._end(self.mlp_out(functional.relu(self.mlp_in(self.mlp_norm(x))).square()))
+        x = self._add(x, self.attention_out(self._attend(self.attention_in(self.attention_norm(x)), mask)))
+        return self._add(x, self.mlp_out(functional.relu(self.mlp_in(self.mlp_norm(x))).square()))
 
-    def _end(self, branch: Tensor) -> Tensor:
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
         branch = self.dropout(branch)
-        return branch if self.drop_path is None else self.drop_path(branch)
+        if self.drop_path is not None:
+            branch = self.drop_path(branch)
+        return torch.add(x, branch, alpha=self.residual_multiplier)
 
     def _attend(self, projected: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend: queries, keys and values [batch, length, 3 width] to [batch, length, width]."""

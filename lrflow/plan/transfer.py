@@ -1,4 +1,4 @@
-"""How LR, weight decay and beta2 go from a tuned run to one of another length and batch: factors with their sources."""
+"""How LR, weight decay and beta2 go from a tuned run to one of another length, batch or size: factors with sources."""
 
 from __future__ import annotations
 
@@ -72,6 +72,16 @@ def of_width(base: Mapping[str, Any]) -> Factor:
     """Return the factor on the LR for a model of another width than the base of muP, whose rules have their own."""
     sizes = ", ".join(f"{name} {value}" for name, value in base.items())
     return Factor("width", 1.0, f"layers=mup scales each group from its base, {sizes} (arXiv 2203.03466)")
+
+
+def of_depth(multiplier: float) -> Factor:
+    """Return the factor on the LR for another depth, which the model's residual multiplier makes 1 (CompleteP).
+
+    Args:
+        multiplier: residual multiplier of the model over that of the tuned run: its blocks over those of the model.
+    """
+    why = f"{number(1 / multiplier)}x the blocks, whose branches are multiplied by {number(multiplier)}"
+    return Factor("depth", 1.0, f"{why} (CompleteP, arXiv 2505.01618)")
 
 
 def of_weight_decay(lr: float, batch: float, samples: float) -> Factor:

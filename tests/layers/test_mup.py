@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lrflow.errors import ConfigError
 from lrflow.layers import MuP, resolve
-from lrflow.layers.mup import MatrixOptimizer, Table, Width, lr_scale
+from lrflow.layers.mup import MatrixOptimizer, Table, lr_scale
+from lrflow.layers.widths import Width, describe_scales
 from lrflow.models import CNN, MLP, ResNet
 from lrflow.optimizers.muon import Muon, update_scale
 from lrflow.optimizers.traits import ADJUST_LR
@@ -264,10 +265,19 @@ def test_an_initialisation_that_does_not_follow_the_width() -> None:
         nn.init.normal_(model.middle.weight, std=0.02)
         return model
 
-    remarks = {name: width.init_warning for name, width in widths_of(constant, 16, 256).items() if width.init_warning}
-    assert list(remarks) == ["middle.weight"]
-    assert "starts 4" in remarks["middle.weight"]
-    assert not any(width.init_warning for width in widths_of(Plain, 16, 256).values())
+    widths = widths_of(constant, 16, 256)
+    (line,) = describe_scales(widths.values(), rescaled=False)
+    assert line.startswith("middle.weight starts 4")
+    assert not describe_scales(widths_of(Plain, 16, 256).values(), rescaled=False)
+    (line,) = describe_scales(widths.values(), rescaled=True)
+    assert line.startswith("middle.weight: multiplied by 0.2")
+    before = {name: width.entry.parameter.detach().clone() for name, width in widths.items()}
+    MuP({"width": 16}, readout="keep", rescale=True).start(list(widths.values()))
+    middle = widths["middle.weight"]
+    assert middle.entry.parameter.std().item() == pytest.approx(middle.base.std().item() / 4, rel=0.01)
+    assert [name for name, width in widths.items() if not torch.equal(width.entry.parameter, before[name])] == [
+        "middle.weight"
+    ]
 
 
 def test_frozen_parameters_are_in_no_rule() -> None:

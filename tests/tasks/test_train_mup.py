@@ -116,6 +116,11 @@ def test_only_the_readout_starts_otherwise_and_nothing_random_moves() -> None:
         (["layers.base={widths: [0, 4]}"], "layers.base.widths", "whole numbers above 0"),
         (["layers.base={widths: [4]}"], "layers.base", "with other parameters"),
         (["layers.base={dropout: 0.3}"], "layers.base", "nothing in the model grows"),
+        (
+            ["model=resnet", "layers.base={blocks: [1, 1, 1]}"],
+            "layers.base",
+            "stage3 has 2 blocks, 1 in the base, and lrflow.models.ResNet takes no residual_multiplier",
+        ),
         (["layers.base={widths: [4, 4]}", "layers.wider={widths: [8]}"], "layers.wider", "with other parameters"),
         (["layers.base={widths: [4, 4]}", "layers.wider={widths: [x, y]}"], "layers.wider.widths", "whole numbers"),
         (["layers.base={widths: [4, 4]}", "layers.readout=one"], "layers.readout", "zero, keep"),

@@ -14,6 +14,7 @@ from lrflow.config import compose, load_config
 from lrflow.config.restart import fingerprint
 from lrflow.config.saved import config_text
 from lrflow.errors import ConfigError
+from lrflow.tasks import plan
 
 SMALL = ("model=logistic", "trainer.progress=false", "report=false", "schedule.warmup=0")
 TUNED = ("data.batch_size=256", "trainer.max_epochs=2")
@@ -126,6 +127,34 @@ def test_a_run_without_mup_is_the_base_of_one_with_it(tuned: Path, capsys: pytes
     config = compose([*SMALL, "model=mlp", "model.widths=[16]", "layers=mup", "scaling=transfer",
                       f"scaling.from={folder('plain')}"])  # fmt: skip
     assert config.layers.plain()["base"] == {"widths": [8]}
+
+
+def test_another_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("To be, or not to be, that is the question. " * 200)
+    text = ("data=text", "data.file=text.txt", "data.tokenizer=characters", "data.length=8", "model.width=8",
+            "trainer.max_epochs=1", "trainer.limit_train_batches=4", "optimizer.eps=1e-6")  # fmt: skip
+    lrflow("name=shallow", "model=transformer", *text, "model.depth=1")
+    capsys.readouterr()
+    deep = ("model=transformer", *text, "model.depth=4", "layers=mup", "scaling=transfer",
+            f"scaling.from={folder('shallow')}")  # fmt: skip
+    assert main([*SMALL, "task=plan", *deep])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.residual_multiplier = 1.0 expected 0.25, since blocks has 4 blocks, 1 in the base" in said
+    lrflow("name=deep", *deep, "model.residual_multiplier=0.25")
+    said = capsys.readouterr().out
+    assert "depth 1: 4x the blocks, whose branches are multiplied by 0.25 (CompleteP, arXiv 2505.01618)" in said
+    assert "depth: blocks 4 over 1; branches x 0.25, inside them eps x 0.25" in said
+    assert "had another model" not in said
+    config = load_config(folder("deep") / "config.yaml")
+    assert (config.optimizer.lr, config.layers.base) == (0.003, {"depth": 1})
+    groups = json.loads((folder("deep") / "plan.json").read_text())["groups"]
+    assert {group.get("settings", {}).get("eps", 1e-6) for group in groups} == {1e-6, 2.5e-7}
+    lrflow("name=deeper", *deep, "model.depth=8", "model.residual_multiplier=0.125", f"scaling.from={folder('deep')}")
+    assert "depth 1: 2x the blocks" in capsys.readouterr().out  # and layers.base is that of the run, of one block
+    with pytest.raises(ConfigError, match="no width, by which hidden matrices are known"):
+        plan.run(compose([*SMALL, "task=plan", *deep[:-2], "optimizer=muon", "layers.base={depth: 1}",
+                          "model.residual_multiplier=0.25"]))  # fmt: skip
 
 
 def test_jobs_of_a_population_that_take_the_lr_of_a_run_train_alone(
