@@ -36,6 +36,7 @@ HARDWARE = (
 DATA = (
     "fashion_mnist",
     "recipe=cnn",
+    "recipe=federated",
     "recipe=gan",
     "recipe=resnet",
     "finetune_",

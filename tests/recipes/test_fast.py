@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         shorten_films(monkeypatch)
     config = compose([f"recipe={name}", "fast=true", "trainer.progress=false"])
     target = f"{config.data.target} {config.data.node().get('source', '')}"
-    if ("FashionMNIST" in target or "finetune_vision" in target) and not fashion_mnist_files.locate():
+    if re.search("FashionMNIST|finetune_vision|federated", target) and not fashion_mnist_files.locate():
         pytest.skip("FashionMNIST is not there: make data")
     run_task(config)
     (run,) = tmp_path.glob("outputs/*/")

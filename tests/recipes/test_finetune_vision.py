@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clothes import write_clothes
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -46,15 +46,7 @@ def network() -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 400 + 100 pictures in the files of FashionMNIST: noise, darker to lighter by class."""
-    folder = tmp_path_factory.mktemp("fashion-mnist")
-    random = np.random.RandomState(0)
-    for part, count in (("train", 400), ("t10k", 100)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        images = random.randint(0, 30, (count, 28, 28)).astype(np.uint8) + 20 * labels[:, None, None]
-        for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-            (folder / name).write_bytes(header + array.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("fashion-mnist"))
 
 
 def pictures(count: int = 4, channels: int = 1, size: int = 64) -> torch.Tensor:
