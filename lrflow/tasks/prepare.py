@@ -40,6 +40,7 @@ from lrflow.training.freezing import freezing_callbacks
 from lrflow.training.group_norms import measuring_intervals
 from lrflow.training.guard import build_guard
 from lrflow.training.isolation import UndisturbedByValidation
+from lrflow.training.lean_loop import check_loop
 from lrflow.training.loaders import check_intervals, count_horizon, set_up_data
 from lrflow.training.machine import crowding
 from lrflow.training.module_optimizer import check_same_length
@@ -137,6 +138,8 @@ def prepare(
     config = settled(config, counted, report)
     trainer.run_for(counted)  # before the module is built, since that may read the length of the run
     module = _module(config, trainer, data, resumed, report)
+    if line := check_loop(trainer, module):
+        report(line)
     groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted)
     planned = _planned(config, counted, module, groups, resumed, report)
     _report_plan(config, planned, groups, resumed, console, report)

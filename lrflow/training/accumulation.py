@@ -14,7 +14,7 @@ from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResul
 
 from lrflow.errors import LrflowError
 
-_SKIPPED = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
+SKIPPED = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
 """Lightning's warning, which would name the wrong reason for a batch that is left out."""
 
 
@@ -57,7 +57,7 @@ class AccumulationWindows(_AutomaticOptimization):
             result = kept
         else:
             result = ClosureResult(None)
-            Closure.warning_cache.add(_SKIPPED)
+            Closure.warning_cache.add(SKIPPED)
             if ends_window and self.trainer.world_size > 1:
                 self._exchange_gradients()
         return _EndOfWindow() if ends_window and result.closure_loss is None else result

@@ -26,11 +26,11 @@ from lrflow.training.configure_optimizers import regroup
 from lrflow.training.finite import not_finite, not_finite_in
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
-from lrflow.training.loops import AfterModuleHooks
 from lrflow.training.monitor import look, monitors
 from lrflow.training.rollback import Rollback
 from lrflow.training.state import UnsavedStateCheck, random_states, set_random_state
 from lrflow.training.trainer import Trainer
+from lrflow.training.validation_loop import AfterModuleHooks
 from lrflow.wording import counted, joined
 
 log = logging.getLogger("lrflow")

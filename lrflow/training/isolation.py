@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lrflow.data import ordered
-from lrflow.training.loops import AfterModuleHooks
 from lrflow.training.state import FRAMEWORK_ATTRIBUTES, NOT_STATE, Namespace, is_library, random_state, set_random_state
+from lrflow.training.validation_loop import AfterModuleHooks
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 

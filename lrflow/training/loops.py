@@ -8,22 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
-from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
+from pytorch_lightning.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
-from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.data import is_ordered
 from lrflow.data.order import start_at
 from lrflow.errors import LrflowError
+from lrflow.plan import PlanScheduler
 from lrflow.training.accumulation import AccumulationWindows
+from lrflow.training.lean_loop import LeanBatches, obstacle
 from lrflow.training.manual_optimization import ManualOptimizers, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.recovery import RollbackDue
 from lrflow.training.state import random_state, set_random_state
+from lrflow.training.validation_loop import ValidationLoop
 
 log = logging.getLogger("lrflow")
 
@@ -144,6 +146,11 @@ class FitLoop(_FitLoop):
         self._start = epoch, batch
         self.epoch_loop.rewind()
 
+    def on_run_start(self) -> None:
+        """Call the hooks at the start of the training, and choose the loop over the batches."""
+        super().on_run_start()
+        self.epoch_loop.choose()
+
     def on_advance_end(self) -> None:
         """End an epoch; roll back if its end has shown that this is due."""
         super().on_advance_end()
@@ -185,29 +192,6 @@ class FitLoop(_FitLoop):
         """Ignore the value of `Trainer.max_epochs`, which Lightning sets."""
 
 
-class AfterModuleHooks:
-    """A hook of callbacks that runs after the module's own `on_validation_end`, in each validation of a fit.
-
-    Lightning calls the hooks of all callbacks before those of the module.
-    """
-
-    def after_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Run after all other hooks of a validation; the module is still in evaluation mode."""
-
-
-class ValidationLoop(_EvaluationLoop):
-    """The validation loop of a fit; at its end it calls each `AfterModuleHooks`, in the order of the callbacks."""
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
-
-    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
-        super()._on_evaluation_end(*args, **kwargs)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, AfterModuleHooks):
-                callback.after_validation_end(self.trainer, self.trainer.lightning_module)
-
-
 class EpochLoop(_TrainingEpochLoop):
     """The loop over the batches of an epoch, with any number of batches, and over the validations in it.
 
@@ -228,6 +212,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None
         self.waited = self._fetching = 0.0
+        self._lean: LeanBatches | None = None
         self._has_warned = False
         self._steps_before = 0  # steps before this batch
         self._stepped = True  # whether the last batch made a step
@@ -240,6 +225,20 @@ class EpochLoop(_TrainingEpochLoop):
             return validate()
 
         self.val_loop.run = recording  # type: ignore[method-assign]
+
+    def choose(self) -> None:
+        """Choose the loop over the batches of this fit: the lean one, unless it cannot train the run as Lightning's."""
+        trainer, configs = self.trainer, self.trainer.lr_scheduler_configs
+        is_planned = [(type(one.scheduler), one.interval, one.frequency) for one in configs] == [
+            (PlanScheduler, "step", 1)
+        ]
+        is_lean = trainer.loop != "lightning" and is_planned and obstacle(trainer, trainer.lightning_module) is None  # type: ignore[attr-defined]
+        self._lean = LeanBatches(self) if is_lean else None
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether this fit trains by the lean loop."""
+        return self._lean is not None
 
     @property
     def is_run_over(self) -> bool:
@@ -294,7 +293,7 @@ class EpochLoop(_TrainingEpochLoop):
         super()._on_after_fetch()
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train on a batch.
+        """Train on a batch; with the lean loop, up to a batch after which more than training may be due.
 
         Raises:
             LrflowError: the module switched to manual optimization or back after its optimizers were made.
@@ -307,7 +306,11 @@ class EpochLoop(_TrainingEpochLoop):
             )
         self._steps_before = self.global_step
         try:
-            super().advance(data_fetcher)
+            if self._lean is None or self.restarting:
+                super().advance(data_fetcher)
+            else:
+                assert isinstance(data_fetcher, _PrefetchDataFetcher)
+                self._lean.run(data_fetcher)
         except StopIteration:
             if self.global_step > self._steps_before:  # on_train_batch_start ended the epoch, and the window was closed
                 for hook in (call._call_callback_hooks, call._call_lightning_module_hook):
@@ -371,11 +374,14 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         """Decide by steps: Lightning (2.6.6) counts batches, and the last step of an epoch may have fewer batches."""
-        trainer, times, due = self.trainer, self.validations, True
-        if times and not times.epochs:
-            batches = trainer.num_training_batches
-            if batches == float("inf"):
-                batches = (self.steps_per_epoch or 1) * trainer.accumulate_grad_batches
-            steps = self.global_step if self._stepped else None
-            due = times.after_batch(self.batch_progress.current.ready, int(batches), steps)
-        return (due or trainer.should_stop) and super()._should_check_val_fx(data_fetcher)
+        due = self.validations is None or self.validations.epochs is not None or self.is_time_to_validate()
+        return (due or self.trainer.should_stop) and super()._should_check_val_fx(data_fetcher)
+
+    def is_time_to_validate(self) -> bool:
+        """Whether `validations`, in steps or shares of an epoch, has one after this batch."""
+        assert self.validations is not None
+        batches = self.trainer.num_training_batches
+        if batches == float("inf"):
+            batches = (self.steps_per_epoch or 1) * self.trainer.accumulate_grad_batches
+        steps = self.global_step if self._stepped else None
+        return self.validations.after_batch(self.batch_progress.current.ready, int(batches), steps)

@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,6 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lrflow.errors import ConfigError, Problem
@@ -32,6 +30,7 @@ from lrflow.training.interrupt import Launcher, NoHandlers
 from lrflow.training.loops import FitLoop
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.parameters import CoverageCheck
+from lrflow.training.trainer_options import NoProfiler
 
 SHORT_RUN_DONE = "the short run is complete"
 """The reason of a stop by the purpose of a short run."""
@@ -52,12 +51,14 @@ class Trainer(pl.Trainer):
         rollback: the `lrflow.training.rollback.Rollback` that returns the run to earlier states; None: nothing does.
         adjustments: the `lrflow.training.adjustments.Adjustments` of the LR; None: nothing adjusts it.
         batch_guard: its `lrflow.training.batch_guard.BatchGuard`; None: every batch is trained on.
+        loop: `lightning` trains by Lightning's loop over the batches; otherwise the lean one does if it can.
     """
 
     cooldown: Any = None
     rollback: Any = None
     adjustments: Any = None
     batch_guard: Any = None
+    loop: str = "auto"
 
     fit_loop: FitLoop
 
@@ -182,7 +183,7 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
     quieten_lightning()
     given = {name: value for name, value in options.items() if value is not None}
     timeout = given.pop("timeout", None)
-    accumulate = given.get("accumulate_grad_batches", 1)
+    accumulate, loop = given.get("accumulate_grad_batches", 1), given.pop("loop", "auto")
     try:
         trainer = Trainer(
             default_root_dir=folder,
@@ -201,6 +202,7 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ModuleNotFoundError) as error:
         raise ConfigError([_rejected(given, str(error))]) from error
+    trainer.loop = loop
     device = trainer.strategy.root_device.type
     if given.get("sync_batchnorm") and device != "cuda":
         message = f"torch synchronizes BatchNorm between GPUs only, and the run is on {device}"
@@ -245,23 +247,6 @@ def _rejected(given: Mapping[str, Any], message: str) -> Problem:
             hint = "trainer=auto takes the best device of this machine" if name == "accelerator" else ""
             return Problem(f"trainer.{name}", f"Lightning rejects it: {message.rstrip('.!')}", given.get(name), hint)
     return Problem("trainer", f"Lightning rejects it: {message.rstrip('.!')}")
-
-
-class NoProfiler(Profiler):
-    """Measures nothing, at less cost than Lightning's own (2.6.6), which enters a generator 37 times per step."""
-
-    def start(self, action_name: str) -> None:
-        """Do nothing."""
-
-    def stop(self, action_name: str) -> None:
-        """Do nothing."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """Return a context that does nothing."""
-        return _NOTHING
-
-
-_NOTHING = nullcontext()
 
 
 def validate_every(trainer: Trainer, every: Duration, horizon: Horizon) -> None:

@@ -116,6 +116,8 @@ class Options:
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
     settings: dict[str, Any] = field(default_factory=lambda: {"weight_decay": 0.1, "fused": "auto"})
     tensor_lr: bool = False
+    loop: str = "auto"
+    precision: str | None = None
     compiled: bool = False
     schedule: Curve = field(default_factory=lambda: Schedule(Cosine(), warmup="10%"))
     rules: Sequence[Rule] = HEAD_HIGHER
@@ -273,6 +275,8 @@ def build(
         "accumulate_grad_batches": options.accumulate,
         "gradient_clip_val": options.clip,
         "limit_train_batches": options.limit_train_batches,
+        "precision": options.precision,
+        "loop": options.loop,
     }
     trainer = build_trainer(lightning, folder, [CSVLogger(folder / "metrics.csv")], options.log_every)
     data = data or Points(

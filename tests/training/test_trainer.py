@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 
-from lrflow.training.trainer import NoProfiler, build_trainer
+from lrflow.training.trainer import build_trainer
+from lrflow.training.trainer_options import NoProfiler
 
 
 @pytest.mark.parametrize(

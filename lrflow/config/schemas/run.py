@@ -105,6 +105,8 @@ class Trainer(Section):
     """Steps between two writes of the collected signals."""
     checkpoint: Checkpoint = Checkpoint.model_construct()
     """When checkpoints are saved, and which are kept."""
+    loop: Annotated[Literal["auto", "lean", "lightning"], f.one_of("auto", "lean", "lightning")] = "auto"
+    """Loop over the batches: the lean one, or Lightning's, which trains the same with more overhead per step."""
     compile: f.Switch = False
     """Apply torch.compile to the model and the optimizer step."""
     channels_last: f.Switch = False
