@@ -64,7 +64,7 @@ class Members(Dataset[Client]):
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, rows: Rows, per_round: int) -> None:
-        self.inputs, self.targets = inputs, targets
+        self._inputs, self._targets = inputs, targets
         self.rows = [torch.from_numpy(each) for each in rows]
         self.epoch_order = Cohorts(len(rows), per_round)
 
@@ -73,7 +73,7 @@ class Members(Dataset[Client]):
 
     def __getitem__(self, number: int) -> Client:
         rows = self.rows[number]
-        return Client(number, self.inputs[rows], self.targets[rows])
+        return Client(number, self._inputs[rows], self._targets[rows])
 
 
 class Clients(FashionMNIST):

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from lrflow.data.order import seed_words
 from lrflow.errors import ConfigError, Problem
+from lrflow.health.sharpness import Sharpness
+from lrflow.optimizers import traits_of
+from lrflow.optimizers.routed import member_optimizers
 from lrflow.training.module import Supervised
 
 from .data import Client
@@ -93,15 +96,24 @@ class FedOpt(Supervised):
         self.local = LocalTraining(copy.deepcopy(network), local, batch_size, client or {})
 
     def on_train_start(self) -> None:
-        """Check the LR of the clients over all rounds.
+        """Check the LR of the clients over all rounds, and what would differentiate the gradient of a round.
 
         Raises:
-            ConfigError: it is below 0 in a round, or 0 in all.
+            ConfigError: lists what cannot be.
         """
+        problems = []
         for scalar in self.trainer.lr_scheduler_configs[0].scheduler.plan.scalars:  # type: ignore[union-attr]
             if scalar.name == "client_lr" and (scalar.low < 0 or scalar.high <= 0):
                 wrong = scalar.low if scalar.low < 0 else scalar.high
-                raise ConfigError([Problem("scalars.client_lr", "expected LRs above 0, which may end at 0", wrong)])
+                problems.append(Problem("scalars.client_lr", "expected LRs above 0, which may end at 0", wrong))
+        message = "differentiates the gradient, and that of a round is the clients' change, which has no derivative"
+        for optimizer in member_optimizers(self.trainer.optimizers[0]).values():
+            if traits_of(type(optimizer)).second_order:
+                problems.append(Problem("optimizer", message, type(optimizer).__name__, "optimizer=adam"))
+        if any(isinstance(one, Sharpness) and one.active for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+            problems.append(Problem("sharpness.every", message, ..., "leave it out"))
+        if problems:
+            raise ConfigError(problems)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Make a round with a list of `Client`; return their loss, whose gradient is that of the round."""
