@@ -252,8 +252,9 @@ def _varied(folder: Path, record: Mapping[str, Any]) -> set[str]:
 def _given(key: str, typed: Mapping[str, str], config: Mapping[str, Any]) -> Value:
     """Return the value of a key in a run: the chosen option, the value as typed, or the value in the config."""
     value: Any = (_record(config).get("choices") or {}).get(key)
-    if key in typed and typed[key] != AUTO and not typed[key].strip("'\"").startswith(FROM):  # its config has the LR
-        value = typed[key].strip("'\"")
+    text = Override(key, typed[key]).plain if key in typed else AUTO  # Hydra writes `from:RUN` as `from\\:RUN`
+    if text != AUTO and not text.startswith(FROM):  # of these the config has the LR
+        value = text
     elif value is None:
         value = config
         for part in key.split("."):

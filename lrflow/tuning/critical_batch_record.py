@@ -123,6 +123,7 @@ class CriticalBatch:
     def _plot(self, path: Path) -> None:
         """Draw the noise scale over the run, and the steps and examples that each batch takes."""
         from matplotlib.figure import Figure  # without pyplot, which keeps state and may need a display
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(11, 4.4), layout="constrained", facecolor="white")
         over, cost = figure.subplots(1, 2)
@@ -138,6 +139,7 @@ class CriticalBatch:
         over.set_yscale("log", base=2)
         over.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         over.set_ylim(top=4 * top)
+        over.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         over.set_xlabel("step", color=INK)
         over.set_ylabel("examples", color=INK)
         over.set_title(f"critical batch: {self.size:,}", loc="left", color=INK)

@@ -77,6 +77,7 @@ def write_warmup(search: WarmupSearch, folder: Path) -> None:
 def _plot(search: WarmupSearch, path: Path) -> None:
     """Draw which LRs were stable with which warmups."""
     from matplotlib.figure import Figure  # without pyplot, which keeps state and may need a display
+    from matplotlib.ticker import LogLocator, NullFormatter, SymmetricalLogLocator
 
     figure = Figure(figsize=(8, 4.4), layout="constrained", facecolor="white")
     axes = figure.subplots()
@@ -92,7 +93,13 @@ def _plot(search: WarmupSearch, path: Path) -> None:
         )
     axes.axhline(search.lr, color=INK, linewidth=1, linestyle=":", label="optimizer.lr")
     axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(-0.5, 1.3 * max(10, *(run.warmup for run in search.runs)))
     axes.set_yscale("log")
+    ticks = {axes.xaxis: SymmetricalLogLocator(base=10, linthresh=1), axes.yaxis: LogLocator(subs=(1, 2, 5))}
+    for axis, locator in ticks.items():
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("warmup in steps", color=INK)
     axes.set_ylabel("LR", color=INK)
     axes.set_title("LRs that a warmup keeps stable", loc="left", color=INK)

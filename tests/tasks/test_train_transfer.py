@@ -14,6 +14,7 @@ from lrflow.config import compose, load_config
 from lrflow.config.restart import fingerprint
 from lrflow.config.saved import config_text
 from lrflow.errors import ConfigError
+from lrflow.sweeps.folders import read_sweep
 from lrflow.tasks import plan
 
 SMALL = ("model=logistic", "trainer.progress=false", "report=false", "schedule.warmup=0")
@@ -164,6 +165,13 @@ def test_jobs_of_a_population_that_take_the_lr_of_a_run_train_alone(
     assert "jobs 0 to 1 run one after the other: the LR is taken from another run" in capsys.readouterr().out
     saved = [load_config(path) for path in Path("outputs").glob("sweeps/*/*/config.yaml")]
     assert [config.optimizer.lr for config in saved] == [0.004, 0.004]
+
+
+def test_the_lr_of_a_run_counts_in_a_sweep_over_lrs(tuned: Path) -> None:
+    lrflow("-m", f"optimizer.lr=from:{tuned},0.002", *TUNED)
+    (folder,) = Path("outputs").glob("sweeps/*")
+    sweep = read_sweep(folder)
+    assert (sweep.lr_key, [trial.rate(sweep.lr_key) for trial in sweep.trials]) == ("optimizer.lr", [0.004, 0.002])
 
 
 def test_what_does_not_fit_is_refused(tuned: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.objects import NO_TIME, Section
@@ -139,18 +139,13 @@ def _check_start(steps: int, start: Duration, horizon: Horizon) -> None:
         raise ConfigError([Problem("average.start", message, str(start), "start earlier, or train longer")])
 
 
-def _kind_of_average(value: Any) -> str:
-    kind = value.get("kind", "none") if isinstance(value, Mapping) else getattr(value, "kind", "none")
-    return f"<{kind}>"
-
-
 Average = Annotated[
     Annotated[NoAverage, Tag("<none>")]
     | Annotated[EMA, Tag("<ema>")]
     | Annotated[SWA, Tag("<swa>")]
     | Annotated[Tail, Tag("<tail>")]
     | Annotated[Power, Tag("<power>")],
-    Discriminator(_kind_of_average),
+    f.by("kind", "none"),
 ]
 
 

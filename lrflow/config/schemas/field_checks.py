@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import Discriminator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_before_validator_function
 
@@ -122,6 +122,21 @@ def some_of(*words: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check, any_of({"enum": [*words]}, array({"enum": [*words]}, 1)))
+
+
+def by(name: str, default: str | None = None) -> Discriminator:
+    """Return what tells the kinds of a section apart by the word under a key; the tag of each is `<word>`.
+
+    Args:
+        name: of the key.
+        default: the word if the key is left out.
+    """
+
+    def tag(value: Any) -> str:
+        word = value.get(name, default) if isinstance(value, Mapping) else getattr(value, name, default)
+        return f"<{word}>"
+
+    return Discriminator(tag)
 
 
 def _unknown_word(word: Any, words: tuple[str, ...]) -> PydanticCustomError:

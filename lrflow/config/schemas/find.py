@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.objects import Section
@@ -154,16 +153,11 @@ class WarmupFind(Section):
     """Search before a run starts too."""
 
 
-def _kind_of_find(value: Any) -> str:
-    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-    return f"<{kind}>"
-
-
 Find = Annotated[
     Annotated[RangeFind, Tag("<range>")]
     | Annotated[StabilityFind, Tag("<stability>")]
     | Annotated[BatchSizeFind, Tag("<batch_size>")]
     | Annotated[CriticalBatchFind, Tag("<critical_batch>")]
     | Annotated[WarmupFind, Tag("<warmup>")],
-    Discriminator(_kind_of_find),
+    f.by("kind"),
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.objects import Section
@@ -158,11 +157,6 @@ class Analyze(Section):
     """Write `recipe/best.yaml` even if trials are ranked by another metric than the sweep's."""
 
 
-def _name_of_task(value: Any) -> str:
-    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
-    return f"<{name}>"
-
-
 Task = Annotated[
     Annotated[Train, Tag("<train>")]
     | Annotated[PlanTask, Tag("<plan>")]
@@ -173,5 +167,5 @@ Task = Annotated[
     | Annotated[Predict, Tag("<predict>")]
     | Annotated[Forecast, Tag("<forecast>")]
     | Annotated[Analyze, Tag("<analyze>")],
-    Discriminator(_name_of_task),
+    f.by("name"),
 ]

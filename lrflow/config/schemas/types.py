@@ -17,6 +17,7 @@ from lrflow.config.schemas.field_checks import BeforeValidator
 from lrflow.config.schemas.field_checks import Json as Json
 from lrflow.config.schemas.field_checks import any_of as any_of
 from lrflow.config.schemas.field_checks import array as array
+from lrflow.config.schemas.field_checks import by as by
 from lrflow.config.schemas.field_checks import expects as expects
 from lrflow.config.schemas.field_checks import number as number
 from lrflow.config.schemas.field_checks import one_of as one_of
