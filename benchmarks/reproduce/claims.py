@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
-FRAME = ("__main__", "claims", "measure")
+FRAME = ("__main__", "claims", "data", "grids", "measure")
 """Modules of this folder that are no reproduction."""
 
 Held = bool | Literal["partly"]
