@@ -66,8 +66,8 @@ def phase(learned: float, general: float) -> str:
 
 
 def reproduce(fast: bool = False) -> Result:
-    """Train all cells, in the miniature four of them for a few steps."""
-    steps, seeds, rates, decays = (50, 2, RATES[2:4], DECAYS[:3]) if fast else (STEPS, SEEDS, RATES, DECAYS)
+    """Train all cells, in the miniature three of them for a few steps."""
+    steps, seeds, rates, decays = (30, 1, RATES[2:3], DECAYS[:3]) if fast else (STEPS, SEEDS, RATES, DECAYS)
     words = (
         "trust=benchmarks", "data=custom", "data._target_=benchmarks.reproduce.data.Sums", f"data.p={P}",
         f"data.batch_size={TRAINED}", f"data.val_size={P * P - TRAINED}",
