@@ -51,6 +51,8 @@ _process = _Process()
 
 def requested() -> int | None:
     """Return the signal that asked this process to stop, or None."""
+    if _process.first is None:
+        return None
     return _process.first if _process.owner == os.getpid() else None
 
 

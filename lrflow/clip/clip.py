@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,42 +27,62 @@ class Gradients:
             None: it is not asked for.
 
     Attributes:
-        positions: the positions of the parameters that have a gradient.
-        parameters: these parameters.
+        parameters: those that have a gradient.
         values: their gradients; those that are sparse as the values of their rows. A guard changes them in place.
     """
 
     def __init__(
         self, names: Sequence[str], parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor] | None = None
     ) -> None:
-        self.positions = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
-        self.parameters = [parameters[index] for index in self.positions]
-        self.values = [_values(parameter) for parameter in self.parameters]
+        self.values = [
+            one.grad.detach() if one.grad.requires_grad else one.grad for one in parameters if one.grad is not None
+        ]
+        is_whole = len(self.values) == len(parameters)
+        self.parameters = list(parameters) if is_whole else [one for one in parameters if one.grad is not None]
+        for value in self.values:
+            if value.is_sparse:
+                self.values = [_values(one) for one in self.parameters]
+                break
+        self._places = None if is_whole else [index for index, one in enumerate(parameters) if one.grad is not None]
         self._names, self._loss = names, loss
+        self._norms: Tensor | None = None
+        self._norm: Tensor | None = None
+        self._mean: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def positions(self) -> list[int]:
+        """The positions of the parameters that have a gradient."""
+        return list(range(len(self.parameters))) if self._places is None else self._places
 
     @property
     def names(self) -> list[str]:
         """The names of the parameters that have a gradient."""
         return [self._names[index] for index in self.positions]
 
-    @cached_property
+    @property
     def norms(self) -> Tensor:
         """The norm of each gradient before any change; [parameters]."""
-        return self.measure()
+        if self._norms is None:
+            self._norms = self.measure()
+        return self._norms
 
-    @cached_property
+    @property
     def norm(self) -> Tensor:
         """The norm of all gradients together before any change."""
-        return torch.linalg.vector_norm(self.norms)
+        if self._norm is None:
+            self._norm = torch.linalg.vector_norm(self.norms)
+        return self._norm
 
-    @cached_property
+    @property
     def loss(self) -> Tensor:
         """The mean loss of the step."""
-        assert self._loss is not None
-        return self._loss()
+        if self._mean is None:
+            assert self._loss is not None
+            self._mean = self._loss()
+        return self._mean
 
     def measure(self, order: float = 2.0) -> Tensor:
         """Return the norm of each gradient as it is now; [parameters]."""

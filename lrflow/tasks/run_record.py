@@ -37,6 +37,7 @@ from lrflow.remote import upload, url_of
 from lrflow.runs import FINDINGS, PAGE, NoFolder, RunFolder
 from lrflow.sweeps.folders import swept_keys
 from lrflow.training.guard import describe_guard
+from lrflow.training.hooks import switch_hooks
 from lrflow.training.interrupt import requeue
 from lrflow.training.machine import clock, devices_of
 from lrflow.training.recovery import describe_recovery
@@ -249,6 +250,7 @@ class CommitsRecord(pl.Callback):
         if not self._is_done and trainer.global_step > self._step:
             self._is_done = True
             self._folder.commit()
+            switch_hooks(trainer, self, on_train_batch_end=False)
 
 
 @contextmanager

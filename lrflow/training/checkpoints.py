@@ -24,6 +24,7 @@ from lrflow.training.best import Best
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, encode
 from lrflow.training.configure_optimizers import regroup
 from lrflow.training.finite import not_finite, not_finite_in
+from lrflow.training.hooks import switch_hooks
 from lrflow.training.interrupt import StopRequest
 from lrflow.training.loaders import Position
 from lrflow.training.monitor import look, monitors
@@ -110,12 +111,13 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._tolerated: list[str] | None = None  # tensors that are not finite when the run starts
         self._reported = False
         self._restored: dict[str, Any] | None = None
-        self._reset_batch_counter = self._must_repair = self._begun = False
+        self._must_repair = self._begun = False
         self._unsaved = UnsavedStateCheck()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the generators of a resumed run: after its iterator exists, before its first batch is loaded."""
         again = self._begun  # after a rollback
+        switch_hooks(trainer, self, on_train_batch_start=self._restored is not None)
         self._step, self._begun = trainer.global_step, True
         if again:
             self.stop.start_at(self._step)
@@ -132,7 +134,6 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             drop_rows_from(trainer, trainer.global_step)
             self._must_repair = trainer.is_global_zero and not again
             self._saved_step = -1 if again else trainer.global_step
-            self._reset_batch_counter = True
         if self._rollback:
             self._rollback.begin(trainer)
 
@@ -166,15 +167,15 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Right after resuming, restore the counter that Lightning uses as the step of logged rows."""
-        if self._reset_batch_counter:
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-            self._reset_batch_counter = False
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        switch_hooks(trainer, self, on_train_batch_start=False)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if a checkpoint is due at this step; a validation or the end of an epoch at this step comes first."""
-        self._unsaved.after_batch(pl_module)
+        if self._unsaved.is_watching:
+            self._unsaved.after_batch(pl_module)
         step = trainer.global_step
         self._at_boundary = step != self._step
         if not self._at_boundary:

@@ -28,6 +28,7 @@ from lrflow.optimizers.traits import traits_of
 from lrflow.plan import PlanScheduler
 from lrflow.plan.averaging import Averaging
 from lrflow.training.averaging import WeightAverages
+from lrflow.training.hooks import switch_hooks
 from lrflow.training.isolation import isolated, isolated_batches, seed_generators, transfer_batch
 
 log = logging.getLogger("lrflow")
@@ -112,6 +113,7 @@ class EvaluationWeights(Callback):
         if self._averages and self._restored_averages:
             self._averages.load_state_dict(self._restored_averages, self._step)
         self._restored_averages = None
+        switch_hooks(trainer, self, on_train_batch_end=bool(self._averages))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

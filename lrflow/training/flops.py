@@ -15,9 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from lrflow.config import Config
 from lrflow.optimizers.routed import member_optimizers
 from lrflow.optimizers.traits import traits_of
+from lrflow.training.hooks import switch_hooks
 
 FLOPS, MFU = "throughput/flops", "throughput/mfu"
 """Columns of the operations per second of all devices together, and their share of the most that these can do."""
+
+_COUNTING = dict.fromkeys(
+    ("on_train_batch_start", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end"), False
+)
+"""The hooks that count, once they are done."""
 
 
 class FlopMeter(Callback):
@@ -45,6 +51,8 @@ class FlopMeter(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide whether to count; not again after a rollback."""
         self._done = self.per_step is not None or _differs(trainer, pl_module)
+        if self._done:
+            switch_hooks(trainer, self, **_COUNTING)
         if self._peak is None:
             self._peak = _peak_of(trainer)
 
@@ -65,6 +73,9 @@ class FlopMeter(Callback):
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the count of the batch."""
+        self._end()
+
+    def _end(self) -> None:
         if self._mode is not None:
             mode, self._mode = self._mode, None
             mode.__exit__(None, None, None)
@@ -77,16 +88,17 @@ class FlopMeter(Callback):
         if not self._done:
             self._done = True
             self.per_step = self._counted * trainer.world_size or None
+            switch_hooks(trainer, self, **_COUNTING)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the count of a batch that had no loss."""
-        self.on_after_backward(trainer, pl_module)
+        self._end()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """End the count of a batch that raised."""
-        self.on_after_backward(trainer, pl_module)
+        self._end()
 
 
 def flop_meter(config: Config) -> FlopMeter | None:

@@ -18,6 +18,7 @@ from lrflow.config import Config
 from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
+from lrflow.training.hooks import switch_hooks
 from lrflow.training.module import planned_module
 
 _Span = tuple[float, float]  # the first step at which a group trains, and the first one at which it no longer does
@@ -93,6 +94,7 @@ class Freezing(Callback):
         """Freeze again what a rollback has returned to before its first step."""
         if trainer.global_step < self._step:
             self._change(trainer)
+        switch_hooks(trainer, self, on_train_batch_start=self._next < math.inf)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -100,6 +102,7 @@ class Freezing(Callback):
         """Freeze and unfreeze the groups for which this is the step."""
         if trainer.global_step >= self._next:
             self._change(trainer)
+            switch_hooks(trainer, self, on_train_batch_start=self._next < math.inf)
 
     def _change(self, trainer: pl.Trainer) -> None:
         self._apply(trainer.global_step)

@@ -78,7 +78,9 @@ class StopRequest:
             at_most: the most steps between two questions.
         """
         if trainer.world_size == 1:
-            return self.agreed(trainer)
+            if self.signal is None:
+                self.signal = stops.requested()
+            return self.signal is not None
         steps = trainer.global_step - self._asked_step
         if self.signal is not None or steps < self._interval:
             return self.signal is not None

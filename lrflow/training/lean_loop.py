@@ -74,8 +74,8 @@ class LeanBatches:
     """Trains batches of an epoch as Lightning's loop (2.6.6) does.
 
     Weights, metrics and the content of checkpoints are equal bit for bit. Every hook of callbacks and of the module is
-    called where Lightning calls it; they are looked up whenever `run` starts, at least once per epoch. Parts of a step
-    that the module or the precision plugin replaces go through Lightning's own code.
+    called where Lightning calls it; they are looked up once per epoch, after validations and after `switch_hooks`. What
+    the module or the precision plugin replaces of a step goes through Lightning's own code.
 
     Args:
         loop: the `lrflow.training.loops.EpochLoop` whose counters it moves.
@@ -143,6 +143,7 @@ class LeanBatches:
         times = loop.validations if trainer.enable_validation else None
         validates = trainer.enable_validation and loop.validations is None  # where Lightning decides
         next_batch, move, takes_index = self._reader(fetcher), self._mover(), self._takes_index
+        loop.have_hooks_changed = False
         before_batch, own_before = self._hooks("on_train_batch_start"), self._own("on_train_batch_start")
         before_zero, own_before_zero = self._hooks("on_before_zero_grad"), self._own("on_before_zero_grad")
         before_backward, own_before_backward = self._hooks("on_before_backward"), self._own("on_before_backward")
@@ -317,7 +318,7 @@ class LeanBatches:
             if results:
                 connector.update_train_step_metrics()
             done = steps.completed
-            if is_last or trainer._should_stop or validates or done >= most > -1:
+            if is_last or trainer._should_stop or validates or loop.have_hooks_changed or done >= most > -1:
                 return
             if times is not None and not times.epochs and loop.is_time_to_validate():
                 return

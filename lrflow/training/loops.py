@@ -197,8 +197,11 @@ class EpochLoop(_TrainingEpochLoop):
 
     Attributes:
         steps_per_epoch: optimizer steps per epoch in the plan; None if unknown.
+        is_lean: whether this fit trains by the lean loop.
+        own_steps: counts the steps of automatic optimization.
         validates_at_end: whether to validate at the end of the run.
         validations: when to validate before the end of the run; None: Lightning decides.
+        have_hooks_changed: whether other hooks of callbacks are to be called than when the lean loop looked them up.
         waited: seconds for which this process has waited for training batches so far.
     """
 
@@ -213,6 +216,8 @@ class EpochLoop(_TrainingEpochLoop):
         self.validations: ValidationTimes | None = None
         self.waited = self._fetching = 0.0
         self._lean: LeanBatches | None = None
+        self.is_lean = self.have_hooks_changed = False
+        self.own_steps = self.automatic_optimization.optim_progress.optimizer.step.total
         self._has_warned = False
         self._steps_before = 0  # steps before this batch
         self._stepped = True  # whether the last batch made a step
@@ -228,17 +233,11 @@ class EpochLoop(_TrainingEpochLoop):
 
     def choose(self) -> None:
         """Choose the loop over the batches of this fit: the lean one, unless it cannot train the run as Lightning's."""
-        trainer, configs = self.trainer, self.trainer.lr_scheduler_configs
-        is_planned = [(type(one.scheduler), one.interval, one.frequency) for one in configs] == [
-            (PlanScheduler, "step", 1)
-        ]
-        is_lean = trainer.loop != "lightning" and is_planned and obstacle(trainer, trainer.lightning_module) is None  # type: ignore[attr-defined]
-        self._lean = LeanBatches(self) if is_lean else None
-
-    @property
-    def is_lean(self) -> bool:
-        """Whether this fit trains by the lean loop."""
-        return self._lean is not None
+        trainer: Any = self.trainer
+        steps = [(type(one.scheduler), one.interval, one.frequency) for one in trainer.lr_scheduler_configs]
+        fits = trainer.loop != "lightning" and steps == [(PlanScheduler, "step", 1)]
+        self.is_lean = fits and obstacle(trainer, trainer.lightning_module) is None
+        self._lean = LeanBatches(self) if self.is_lean else None
 
     @property
     def is_run_over(self) -> bool:

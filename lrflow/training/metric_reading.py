@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,21 @@ def progress_metrics(trainer: pl.Trainer) -> dict[str, float]:
     metrics = trainer.callback_metrics
     validated = {name: float(metrics[name]) for name in metrics if name in validation or is_validation(name)}
     return validated | trainer.progress_bar_metrics
+
+
+def window_mean(losses: Sequence[Tensor], accumulate: int) -> Tensor:
+    """Return the mean loss of an accumulation window on this device.
+
+    Args:
+        losses: of its batches, each divided by `accumulate`, as Lightning does also in a short window; at least one.
+        accumulate: the batches of a full window.
+    """
+    if accumulate == 1 == len(losses):
+        return losses[0]
+    total = losses[0].to(torch.get_default_dtype())
+    for loss in losses[1:]:
+        total = total + loss
+    return total * accumulate / len(losses)
 
 
 class ReadingTimes:

@@ -33,6 +33,7 @@ class Criterion(nn.Module):
         super().__init__()
         self.chosen = chosen
         self.function = _of_torch(chosen) if function is None else function
+        self._passes = not (chosen.per_token or chosen.shaped)  # outputs and targets as they are
         self._unsmoothed = _of_torch(chosen.unsmoothed()) if function is None and chosen.smoothed else None
         if not isinstance(self.function, nn.Module):
             return
@@ -55,6 +56,8 @@ class Criterion(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of a training batch."""
+        if self._passes:
+            return self.function(output, target)
         output, target = flat(output, target, self.chosen)
         return self.function(output, self._as_needed(output, target))
 

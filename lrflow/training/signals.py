@@ -25,16 +25,18 @@ from lrflow.training.block import Block
 from lrflow.training.branches import FollowsPlan
 from lrflow.training.group_norms import RunMeter
 from lrflow.training.guard import StepGuard
+from lrflow.training.hooks import switch_hooks
 from lrflow.training.machine import machine_use
-from lrflow.training.metric_reading import MeanLoss
+from lrflow.training.metric_reading import window_mean
 from lrflow.training.noise_meter import NoiseMeter
+from lrflow.training.step_record import Step, column, copied, numbers
 
 
 class Signals(Callback, FollowsPlan):
     """Collects loss, gradient norm, LR and time of every step without device synchronization.
 
-    Loss, gradient norm and the factor of a guard go into a buffer on the device. Every `every` steps (on a single
-    device also once per second) the buffer is read as a whole and passed to the loggers and, as a `Block`, to the hook
+    Loss, gradient norm and the factor of a guard stay on the device. Every `every` steps (on a single
+    device also once per second) they are read as a whole and passed to the loggers and, as a `Block`, to the hook
     `on_block` of callbacks that have one, such as each `Monitor`. The loggers get one row per step: `train/loss`,
     `train/grad_norm`, `train/step_time`, for each group `lr/NAME` (used by the optimizer) and `lr_planned/NAME`, and
     with a guard `clip/factor`. Other scheduled settings are logged as `momentum/NAME`, `weight_decay/NAME` and the
@@ -70,8 +72,8 @@ class Signals(Callback, FollowsPlan):
         self._always += [title for _, _, title in self._scheduled]
         self._always += [scalar.column for scalar in plan.scalars]
         self._columns = self._always
-        self._every = min(every, plan.horizon.steps)  # rows of the buffer
-        self._count = 0
+        self._every = min(every, plan.horizon.steps)
+        self._steps: list[Step] = []  # since the last reading
         self._last_step = 0
         self._parameters: list[torch.nn.Parameter] = []
         self._hooks: list[RemovableHandle] = []
@@ -100,12 +102,11 @@ class Signals(Callback, FollowsPlan):
             for setting in self._plan.trainable[column].also
             if setting.name == name
         ]
-        self._settings: list[list[float]] = []
         members = member_optimizers(self._optimizer).values()
         keys = [(traits_of(type(one)).factor, group) for one in members for group in one.param_groups]
         self._factor_keys = [key if key in group else None for key, group in keys]
-        self._estimates: list[list[Any]] | None = [] if any(self._factor_keys) else None
-        if self._estimates is not None:
+        self._has_estimates = any(self._factor_keys)
+        if self._has_estimates:
             names = [name for name in self._plan.names if self._factor_keys[group_of[name]]]
             self._columns = [
                 *self._always,
@@ -113,8 +114,9 @@ class Signals(Callback, FollowsPlan):
             ]
         if self._guard is not None:
             self._guard.on_norms = self._see_norms
-        self._count = 0
-        self._buffer = torch.zeros(self._every, 4, device=pl_module.device)  # of `collected` in `flush`
+        self._steps.clear()
+        self._step = Step()
+        self._device, self._is_alone = pl_module.device, trainer.world_size == 1
         if self._norms_every is not None:
             self._meter = RunMeter(self._norms_every, groups, self._plan, self._every)
             self._meter.load_state_dict(self._saved.get("norms", {}))
@@ -122,24 +124,23 @@ class Signals(Callback, FollowsPlan):
             noise = NoiseMeter(trainer, pl_module)
             noise.load_state_dict(self._saved.get("noise", {}))
             self._noise = noise if noise.can_measure else None
-        self._loss = MeanLoss(pl_module.device)
-        self._rates: list[list[Any]] = []
-        self._rates_after: list[list[Any]] = []  # after each step
-        self._factors: list[float] = []
+        has_parts = self._noise is not None and self._noise.has_parts
+        sees = has_parts or (self._noise is not None and self._halves_every is not None)
+        switch_hooks(
+            trainer, self, on_train_batch_start=sees, on_before_backward=has_parts, on_after_backward=has_parts
+        )
+        self._losses: list[torch.Tensor] = []  # of the batches of this step
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, PlanScheduler)
         self._scheduler = scheduler
-        self._after: list[Any] | None = None
         while self._hooks:  # of this run before a rollback
             self._hooks.pop().remove()
-        if not isinstance(groups[0]["lr"], torch.Tensor):  # copies of tensors would double the cost
+        self._has_tensors = isinstance(groups[0]["lr"], torch.Tensor)
+        if not self._has_tensors:  # copies of tensors would double the cost
             manual = not pl_module.automatic_optimization
             for one in member_optimizers(self._optimizer).values() if manual else [self._optimizer]:
                 self._hooks.append(one.register_step_post_hook(self._record_rates_after))
-        self._seconds: list[float] = []
-        self._data_seconds: list[float] = []
         self._waited: float = trainer.fit_loop.epoch_loop.waited  # type: ignore[attr-defined]
-        self._skipped: list[bool] = []
         self._last_step = trainer.global_step
         self._clock = self._read_at = time.perf_counter()
 
@@ -149,7 +150,7 @@ class Signals(Callback, FollowsPlan):
         """Look at the batch if the gradient noise of this step is measured."""
         if self._noise is None:
             return
-        step = self._last_step + self._count
+        step = self._last_step + len(self._steps)
         if self._noise.has_parts:
             self._noise.see(batch if self._meter is not None and self._meter.is_due(step) else None)
         elif self._halves_every is not None and step % self._halves_every == 0:
@@ -179,46 +180,43 @@ class Signals(Callback, FollowsPlan):
         parameters = self._parameters
         if optimizer is not self._optimizer:  # one of several that the module steps itself
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        gradients = Gradients((), parameters)
-        if gradients:
+        gradients, step = Gradients((), parameters), self._step
+        if gradients.values:
             self._trained = True
             if self._guard is None:  # it calls this itself, as it needs the norms too
                 self._see_norms(gradients, optimizer)
-            if self._noise is not None and (parts := self._noise.finish(self._count)) is not None:
-                self._buffer[self._count, 2] = parts
+            if self._noise is not None:
+                step.parts = self._noise.finish(len(self._steps))
         else:
             if self._noise is not None:
                 self._noise.drop()
             if not self._norms:
-                self._buffer[self._count, 1] = 0.0
+                step.norm = None
         self._record_rates()
 
     def _see_norms(self, gradients: Gradients, optimizer: torch.optim.Optimizer) -> None:
         """Record the norms of the gradients of a step, which are not clipped yet."""
         norm = gradients.norm
-        if self._meter is not None and self._meter.is_due(step := self._last_step + self._count):
+        if self._meter is not None and self._meter.is_due(step := self._last_step + len(self._steps)):
             self._meter.read_gradients(step, gradients.parameters, gradients.norms, optimizer is self._optimizer)
+            self._step.is_measured = True
         if optimizer is not self._optimizer:
             self._norms[id(optimizer)] = norm
             norm = torch.linalg.vector_norm(torch.stack([*self._norms.values()]))
-        self._buffer[self._count, 1] = norm
+        self._step.norm = norm
 
     def _record_rates(self) -> None:
         """Record the LRs and other settings that the optimizer uses for this step."""
-        # The plan overwrites an LR tensor at each step, so its value is copied.
-        rates = (group["lr"] for group in self._groups)
-        del self._rates[self._count :]
-        self._rates.append([lr.clone() if isinstance(lr, torch.Tensor) else lr for lr in rates])
-        del self._factors[self._count :]
-        self._factors.append(self._scheduler.factor)
+        step = self._step
+        step.rates = [group["lr"] for group in self._groups]
+        if self._has_tensors:  # the plan overwrites them at each step
+            step.rates = copied(step.rates)
+        step.factor = self._scheduler.factor
         if self._setting_places:
-            del self._settings[self._count :]
-            self._settings.append([float(read_setting(group, setting)) for group, setting in self._setting_places])
-        if self._estimates is not None:
-            del self._estimates[self._count :]
+            step.settings = [float(read_setting(group, setting)) for group, setting in self._setting_places]
+        if self._has_estimates:
             keys = zip(self._groups, self._factor_keys, strict=True)
-            estimates = (group[key] if key else math.nan for group, key in keys)
-            self._estimates.append([d.clone() if isinstance(d, torch.Tensor) else d for d in estimates])
+            step.estimates = copied([group[key] if key else math.nan for group, key in keys])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -228,44 +226,53 @@ class Signals(Callback, FollowsPlan):
         Raises:
             LrflowError: the module did not make a step that the plan has, or no step of the run had a gradient.
         """
-        self._loss.add(outputs)
-        step = self._last_step + self._count
-        self._norms.clear()
-        if len(self._rates) == self._count and trainer.global_step > step and not pl_module.automatic_optimization:
-            self._buffer[self._count, 1] = 0.0
-            self._record_rates()  # no optimizer had a step of its own here
-        if len(self._rates) == self._count:
-            if trainer.global_step > step:
-                raise LrflowError(
-                    f"step {step}: {type(pl_module).__name__}.optimizer_step did not call optimizer.step(closure="
-                    "optimizer_closure), so the step of the plan was not made"
-                )
+        if outputs and "loss" in outputs:
+            self._losses.append(outputs["loss"].detach())
+        step = self._step
+        if self._norms:
+            self._norms.clear()
+        if step.rates is None and not self._is_made(trainer, pl_module):
             return
-        if trainer.global_step >= self._plan.horizon.steps and not self._trained:
+        if not self._trained and trainer.global_step >= self._plan.horizon.steps:
             raise LrflowError(
                 f"nothing was trained: in none of the {trainer.global_step} steps did a parameter have a gradient; "
                 f"{type(pl_module).__name__}.training_step returned None for every batch, or a loss without one"
             )
-        self._rates_after.append(self._after or self._rates[-1])
-        self._after = None
-        self._skipped.append(self._loss.skipped)
-        self._buffer[self._count, 0] = self._loss.mean(trainer)
-        if self._guard is not None:
-            self._buffer[self._count, 3] = 1.0 if self._guard.factor is None else self._guard.factor
-        self._loss.reset()
-        if self._meter is not None:
-            self._meter.read_update(step, self._count)
-        self._count += 1
+        if self._losses:
+            step.loss = window_mean(self._losses, trainer.accumulate_grad_batches)
+            self._losses = []
+        if self._guard is not None and self._guard.factor is not None:
+            step.clip = self._guard.factor.clone()
+        if step.is_measured:
+            assert self._meter is not None
+            self._meter.read_update(self._last_step + len(self._steps), len(self._steps))
         now = time.perf_counter()
-        self._seconds.append(now - self._clock)
-        self._clock = now
+        step.seconds, self._clock = now - self._clock, now
         if self._machine:
             waited: float = trainer.fit_loop.epoch_loop.waited  # type: ignore[attr-defined]
-            self._data_seconds.append(waited - self._waited)
-            self._waited = waited
+            step.waited, self._waited = waited - self._waited, waited
+        self._steps.append(step)
+        self._step = Step()
         # On several devices only the count decides, so that all of them read at the same step.
-        if self._count == self._every or (trainer.world_size == 1 and now - self._read_at > 1.0):
+        if len(self._steps) == self._every or (self._is_alone and now - self._read_at > 1.0):
             self.flush(trainer)
+
+    def _is_made(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        """Whether a step is complete of which no optimizer has told.
+
+        Raises:
+            LrflowError: the module did not make a step that the plan has.
+        """
+        number = self._last_step + len(self._steps)
+        if trainer.global_step <= number:  # within an accumulation window
+            return False
+        if module.automatic_optimization:
+            raise LrflowError(
+                f"step {number}: {type(module).__name__}.optimizer_step did not call optimizer.step(closure="
+                "optimizer_closure), so the step of the plan was not made"
+            )
+        self._record_rates()  # no optimizer had a step of its own here
+        return True
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Emit the collected steps, so that rows stay in the order of the run."""
@@ -309,39 +316,47 @@ class Signals(Callback, FollowsPlan):
         Raises:
             LrflowError: a step used another LR than the plan's; not raised if `all_ranks` is false.
         """
-        if not self._count:
+        if not self._steps:
             return
-        collected = self._buffer[: self._count].double()  # loss, gradient norm, mean squared norm of parts of the batch
+        made, self._steps = self._steps, []
+        columns = ([one.loss for one in made], [one.norm for one in made], [one.parts for one in made])
+        collected = torch.stack([column(values, self._device) for values in columns], 1)
+        if self._guard:
+            clips = column([one.clip for one in made], self._device, 1.0)
+            collected = torch.cat([collected, clips[:, None]], 1)
+        collected = collected.double()
         if all_ranks and trainer.world_size > 1:
             torch.distributed.all_reduce(collected)
             collected /= trainer.world_size
         values = collected.cpu().numpy()
         first = self._last_step
-        steps = np.arange(first, first + self._count)
-        used = _numbers(self._rates[: self._count])
-        after = used if isinstance(self._rates_after[0][0], torch.Tensor) else np.array(self._rates_after)
-        factor = np.array(self._factors[: self._count])
+        steps = np.arange(first, first + len(made))
+        used = numbers([one.rates or [] for one in made])
+        after = used if self._has_tensors else np.array([one.after or one.rates for one in made])
+        factor = np.array([one.factor for one in made])
+        seconds = np.array([one.seconds for one in made])
+        table = np.array([one.settings for one in made]).reshape(len(made), -1)
+        settings = {title: table[:, index] for index, (_, _, title) in enumerate(self._scheduled)}
+        estimates = None
+        if self._has_estimates:
+            estimates = np.array([[float(d) for d in one.estimates] for one in made])[:, self._group_indices]
         block = Block(
             first=first,
             loss=values[:, 0],
             grad_norm=values[:, 1],
-            seconds=np.array(self._seconds),
+            seconds=seconds,
             planned=self._plan.lr(steps),
             actual=used[:, self._group_indices],
-            estimate=self._take_estimates(),
-            settings=self._take_settings() | {one.column: one(steps, self._plan.horizon) for one in self._plan.scalars},
-            data_seconds=np.array(self._data_seconds) if self._machine else None,
+            estimate=estimates,
+            settings=settings | {one.column: one(steps, self._plan.horizon) for one in self._plan.scalars},
+            data_seconds=np.array([one.waited for one in made]) if self._machine else None,
             norms=self._meter.take()[0] if self._meter else None,
             noise=self._noise.take(values[:, 2], values[:, 1]) if self._noise else None,
-            machine=machine_use(trainer, self._count, sum(self._seconds)) if self._machine else {},
+            machine=machine_use(trainer, len(made), sum(seconds.tolist())) if self._machine else {},
             clip=values[:, 3] if self._guard else None,
-            skipped=np.array(self._skipped),
+            skipped=np.array([one.loss is None for one in made]),
         )
-        self._last_step += self._count
-        self._count = 0
-        for collected_values in (self._rates, self._rates_after, self._factors, self._seconds, self._data_seconds):
-            collected_values.clear()
-        self._skipped.clear()
+        self._last_step += len(made)
         self._read_at = time.perf_counter()
         self._log(trainer, block)
         if all_ranks:
@@ -356,7 +371,7 @@ class Signals(Callback, FollowsPlan):
 
     def _record_rates_after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Record the LRs after a step, for optimizers that write their own LR."""
-        self._after = [group["lr"] for group in self._groups]
+        self._step.after = [group["lr"] for group in self._groups]
 
     def _check(self, block: Block, rates: np.ndarray, factor: np.ndarray) -> None:
         """Check that steps used the plan's LR times what multiplies it, up to the rounding of float32."""
@@ -379,22 +394,3 @@ class Signals(Callback, FollowsPlan):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if on_block := getattr(callback, "on_block", None):
                 on_block(trainer, block)
-
-    def _take_settings(self) -> dict[str, np.ndarray]:
-        table = np.array(self._settings[: self._count]).reshape(self._count, -1)
-        self._settings.clear()
-        return {title: table[:, index] for index, (_, _, title) in enumerate(self._scheduled)}
-
-    def _take_estimates(self) -> np.ndarray | None:
-        if self._estimates is None:
-            return None
-        estimates = np.array([[float(d) for d in row] for row in self._estimates[: self._count]])
-        self._estimates.clear()
-        return estimates[:, self._group_indices]
-
-
-def _numbers(rates: list[list[Any]]) -> np.ndarray:
-    """Return LRs as an array [steps, groups], float64; tensors are copied from their device at once."""
-    if isinstance(rates[0][0], torch.Tensor):
-        return torch.stack([torch.stack(row) for row in rates]).double().cpu().numpy()
-    return np.array(rates)

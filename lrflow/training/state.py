@@ -121,6 +121,11 @@ class UnsavedStateCheck:
         if not is_overridden("on_save_checkpoint", module):
             self._batches, self._before = 0, _state(module)
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether `after_batch` still records something."""
+        return self._batches is not None and self._batches < _WATCHED_BATCHES
+
     def after_batch(self, module: pl.LightningModule) -> None:
         """Record the state after the first batch."""
         if self._batches is None or self._batches >= _WATCHED_BATCHES:

@@ -92,6 +92,12 @@ class Trainer(pl.Trainer):
         self.fit_loop.epoch_loop.min_steps = steps
 
     @property
+    def global_step(self) -> int:
+        """Number of optimizer steps made."""
+        loop = self.fit_loop.epoch_loop
+        return loop.own_steps.completed if loop.is_lean else loop.global_step
+
+    @property
     def planned_steps(self) -> int:
         """Number of optimizer steps of the plan that the run follows now."""
         assert self.horizon is not None
