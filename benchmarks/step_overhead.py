@@ -1,16 +1,17 @@
-"""Measure the overhead of a training step: a bare loop, Lightning, and lrflow.
+"""Measure the overhead of a training step: a bare loop, other trainers, and lrflow with both of its loops.
 
-    python benchmarks/step_overhead.py            # about two minutes on one core
+    python benchmarks/step_overhead.py                # minutes on one core
     python benchmarks/step_overhead.py --quick
+    python benchmarks/step_overhead.py --model cnn    # batches of 128 images; no calls, which arithmetic hides
 
-Every loop trains the same MLP (64-128-128-10, batches of 64) with AdamW and a cosine schedule, from the same kind of
-loader. Two things are measured, each as the difference between a long and a short run, so that the setup cancels out:
+Every loop trains lrflow's default MLP (or its small CNN) on batches of 64 from the same kind of loader, with AdamW, no
+weight decay of biases and norms, and a cosine schedule. The bare loop also keeps what lrflow records of each step: the
+loss and the norm of the gradients. lrflow runs with all its defaults: signals, update ratios, findings, metrics.csv.
+A trainer that is not installed is left out. Two things are measured, each as the difference between a long and a short
+run, so that the setup cancels out:
 
 - function calls per step, counted by cProfile: the same on every machine and in every run;
 - CPU time of the process per step, in rounds that alternate between the loops; medians of the ratios to the bare loop.
-
-lrflow does more in a step than the others: it also computes the gradient norm, and records the loss, the norm, the
-time, and the planned and the actual LR of every group.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
+import importlib.util
+import logging
 import os
 import pstats
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,50 +40,147 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+import lrflow as program
+from lrflow import stops
 from lrflow.data import ordered
-from lrflow.health import NonFinite
-from lrflow.layers import Rule, merge, resolve
-from lrflow.loggers.loggers import CSVLogger
-from lrflow.metric import Metric
-from lrflow.optimizers import build_optimizer
-from lrflow.plan import Plan
-from lrflow.schedules import Cosine, Duration, Horizon, Schedule
-from lrflow.training import Checkpoints, Signals, Supervised
-from lrflow.training.configure_optimizers import supply_optimizer
-from lrflow.training.progress import ProgressBar
-from lrflow.training.trainer import build_trainer, quieten_lightning
+from lrflow.loggers.csv_file import CSVLogger
+from lrflow.models import CNN, MLP
+from lrflow.runs import RunFolder
+from lrflow.tasks.prepare import prepare
+from lrflow.training.trainer import quieten_lightning
 
-BATCH, LR, DECAY = 64, 1e-3, 0.01
+LR, DECAY = 1e-3, 0.01
 #: Trains for a number of steps, with or without the fused kernel.
 Loop = Callable[[int, bool], None]
 
 
-def network() -> nn.Module:
-    """Return the network that every loop trains."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+class Problem:
+    """What every loop trains: `mlp`, lrflow's default, or `cnn`."""
+
+    name = "mlp"
+
+    @classmethod
+    def network(cls) -> nn.Module:
+        """Return the network."""
+        torch.manual_seed(0)
+        return MLP([1, 8, 8], 10) if cls.name == "mlp" else CNN([1, 28, 28], 10)
+
+    @classmethod
+    def batch(cls) -> int:
+        """Return the number of examples in a batch."""
+        return 64 if cls.name == "mlp" else 128
+
+    @classmethod
+    def data(cls, steps: int) -> Dataset[Any]:
+        """Return the examples of so many batches."""
+        draw = torch.Generator().manual_seed(1)
+        size = 8 if cls.name == "mlp" else 28
+        inputs = torch.randn(steps * cls.batch(), 1, size, size, generator=draw)
+        return TensorDataset(inputs, torch.randint(0, 10, (len(inputs),), generator=draw))
 
 
 def loader(steps: int) -> DataLoader[Any]:
     """Return a loader of `steps` shuffled batches, each fetched at once."""
-    draw = torch.Generator().manual_seed(1)
-    inputs = torch.randn(steps * BATCH, 64, generator=draw)
-    targets = torch.randint(0, 10, (len(inputs),), generator=draw)
-    return ordered(DataLoader(TensorDataset(inputs, targets), BATCH, shuffle=True), seed=0)
+    return ordered(DataLoader(Problem.data(steps), Problem.batch(), shuffle=True), seed=0)
+
+
+def adamw(model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+    """Return the optimizer, without weight decay of biases and norms."""
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": DECAY}]
+    for parameter in model.parameters():
+        groups[parameter.ndim > 1]["params"].append(parameter)
+    return torch.optim.AdamW(groups, lr=LR, fused=fused)
 
 
 def bare(steps: int, fused: bool) -> None:
-    """Train in a minimal loop of ten lines."""
-    model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=fused)
+    """Train in a minimal loop that keeps the loss and the norm of the gradients of each step."""
+    model = Problem.network()
+    optimizer = adamw(model, fused)
     scheduler = CosineAnnealingLR(optimizer, steps)
+    kept, parameters = [], [*model.parameters()]
     for inputs, targets in loader(steps):
         optimizer.zero_grad()
-        functional.cross_entropy(model(inputs), targets).backward()
+        loss = functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
         optimizer.step()
         scheduler.step()
+        kept.append((loss.detach(), norm))
+
+
+def fabric(steps: int, fused: bool) -> None:
+    """Train with Lightning Fabric."""
+    from lightning_fabric import Fabric
+
+    own = Fabric(accelerator="cpu", devices=1)
+    net = Problem.network()
+    model, optimizer = own.setup(net, adamw(net, fused))
+    scheduler = CosineAnnealingLR(optimizer.optimizer, steps)
+    for inputs, targets in own.setup_dataloaders(loader(steps), use_distributed_sampler=False):
+        optimizer.zero_grad()
+        own.backward(functional.cross_entropy(model(inputs), targets))
+        optimizer.step()
+        scheduler.step()
+
+
+def accelerate(steps: int, fused: bool) -> None:
+    """Train with Hugging Face's accelerate."""
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+
+    own = Accelerator(cpu=True)
+    net = Problem.network()
+    plain = DataLoader(Problem.data(steps), Problem.batch(), shuffle=True)
+    optimizer = adamw(net, fused)
+    model, optimizer, batches, scheduler = own.prepare(net, optimizer, plain, CosineAnnealingLR(optimizer, steps))
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        own.backward(functional.cross_entropy(model(inputs), targets))
+        optimizer.step()
+        scheduler.step()
+
+
+class _Named(Dataset[Any]):
+    """Examples by the names that transformers expects."""
+
+    def __init__(self, steps: int) -> None:
+        self.data = Problem.data(steps)
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        inputs, labels = self.data[index]
+        return {"inputs": inputs, "labels": labels}
+
+
+class _WithLoss(nn.Module):
+    """The network with its loss, as transformers expects it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Problem.network()
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """Return the loss of a batch."""
+        output = self.model(inputs)
+        return {"loss": functional.cross_entropy(output, labels), "logits": output}
+
+
+def transformers(steps: int, fused: bool) -> None:
+    """Train with the Trainer of transformers, without checkpoints and progress bar."""
+    from transformers import Trainer, TrainingArguments
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = _WithLoss()
+        optimizer = adamw(model, fused)
+        arguments = TrainingArguments(
+            folder, max_steps=steps, per_device_train_batch_size=Problem.batch(), use_cpu=True, report_to=[],
+            disable_tqdm=True, save_strategy="no", logging_steps=50, max_grad_norm=0.0,
+        )  # fmt: skip
+        schedule = CosineAnnealingLR(optimizer, steps)
+        Trainer(model, arguments, train_dataset=_Named(steps), optimizers=(optimizer, schedule)).train()
 
 
 class Plain(pl.LightningModule):
@@ -94,7 +194,7 @@ class Plain(pl.LightningModule):
 
     def __init__(self, steps: int, fused: bool, logs: bool) -> None:
         super().__init__()
-        self.model = network()
+        self.model = Problem.network()
         self.steps, self.fused, self.logs = steps, fused, logs
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -107,7 +207,7 @@ class Plain(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a cosine schedule."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=LR, weight_decay=DECAY, fused=self.fused)
+        optimizer = adamw(self, self.fused)
         scheduler = CosineAnnealingLR(optimizer, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -139,40 +239,57 @@ def lightning_full(steps: int, fused: bool) -> None:
         trainer.fit(Plain(steps, fused, logs=True), loader(steps))
 
 
-def lrflow(steps: int, fused: bool) -> None:
+class _Data(pl.LightningDataModule):
+    """The data of lrflow's runs."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the other loops."""
+        return DataLoader(Problem.data(self.steps), Problem.batch(), shuffle=True)
+
+
+def lrflow(steps: int, fused: bool, loop: str = "lean") -> None:
     """Train with lrflow's defaults of `task=train`: metrics.csv, signals, health, checkpoints, progress."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        trainer = build_trainer({"accelerator": "cpu"}, folder, [CSVLogger(folder / "metrics.csv")], 50)
-        trainer.run_for(Horizon(steps, steps))
-        module = Supervised(network(), "cross_entropy")
-        rules = [Rule("no_decay", select=["bias", "norm"], weight_decay=0.0), Rule("decay", match="*")]
-        groups = resolve(module.model, rules, LR, DECAY)
-        plan = Plan.compile(groups, Schedule(Cosine()), Horizon(steps, steps))
-        progress = ProgressBar(steps, Console(quiet=True), bar=False)
-        signals = Signals(plan, 50)
-        checkpoints = Checkpoints(
-            folder / "checkpoints",
-            plan.horizon,
-            Duration.parse("1 epoch"),
-            metric=Metric.parse("val/loss"),
-            groups=[[name for group in members for name, _ in group.parameters] for members in merge(groups)],
-            extra={"plan": plan.to_dict(), "branches": [], "config": {}},
-        )
-        trainer.callbacks += [progress, signals, NonFinite(), checkpoints]  # type: ignore[attr-defined]
-        settings = {"lr": LR, "weight_decay": DECAY, "fused": fused}
-        supply_optimizer(
-            module, plan, lambda device: build_optimizer(groups, settings, torch.optim.AdamW, device), settings
-        )
-        trainer.fit(module, loader(steps))
+        data = {"mlp": "data=digits", "cnn": "data=fashion_mnist"}[Problem.name]
+        config = program.compose(
+            f"model={Problem.name}", data, "trainer=cpu", f"trainer.max_steps={steps}", f"trainer.loop={loop}",
+            "trainer.checkpoint.monitor=null", f"optimizer.fused={fused}", f"optimizer.weight_decay={DECAY}",
+            f"optimizer.lr={LR}", f"output={name}",
+        )  # fmt: skip
+        folder = RunFolder.at(Path(name) / "run")
+        loggers = [CSVLogger(folder.metrics)]
+        run = prepare(config, folder, None, loggers, Console(quiet=True), _Data(steps))
+        assert run is not None
+        with stops.deferred():
+            run.trainer.fit(run.module, datamodule=run.data)
+        assert run.trainer.global_step == steps
 
 
-LOOPS: dict[str, Loop] = {
-    "bare torch loop": bare,
-    "Lightning, lean": lightning_lean,
-    "Lightning, usual callbacks": lightning_full,
-    "lrflow, default loggers": lrflow,
-}
+def lrflow_usual(steps: int, fused: bool) -> None:
+    """Train with lrflow in Lightning's own loop over the batches."""
+    lrflow(steps, fused, "lightning")
+
+
+def _installed() -> Iterator[tuple[str, Loop]]:
+    """Yield the loops of the packages that are installed, by their names in the table."""
+    yield "bare torch loop", bare
+    for package, name, loop in (
+        ("lightning_fabric", "Fabric", fabric),
+        ("accelerate", "accelerate", accelerate),
+        ("transformers", "transformers' Trainer", transformers),
+    ):
+        if importlib.util.find_spec(package) is None:
+            print(f"{name}: not measured, as {package} is not installed")
+        else:
+            yield name, loop
+    yield "Lightning, lean", lightning_lean
+    yield "Lightning, usual callbacks", lightning_full
+    yield "lrflow, Lightning's loop", lrflow_usual
+    yield "lrflow, lean loop", lrflow
 
 
 def calls_per_step(loop: Loop, fused: bool, short: int = 100, long: int = 300) -> float:
@@ -188,7 +305,7 @@ def calls_per_step(loop: Loop, fused: bool, short: int = 100, long: int = 300) -
         return (calls(long) - calls(short)) / (long - short)
 
 
-def seconds_per_step(rounds: int, fused: bool, short: int, long: int) -> dict[str, list[float]]:
+def seconds_per_step(loops: dict[str, Loop], rounds: int, fused: bool, short: int, long: int) -> dict[str, list[float]]:
     """Return the CPU seconds per step of each loop, one value per round."""
 
     def seconds(loop: Loop, steps: int) -> float:
@@ -196,10 +313,10 @@ def seconds_per_step(rounds: int, fused: bool, short: int, long: int) -> dict[st
         loop(steps, fused)
         return time.process_time() - started
 
-    found: dict[str, list[float]] = {name: [] for name in LOOPS}
+    found: dict[str, list[float]] = {name: [] for name in loops}
     with quiet():
         for _ in range(rounds):
-            for name, loop in LOOPS.items():
+            for name, loop in loops.items():
                 found[name].append((seconds(loop, long) - seconds(loop, short)) / (long - short))
     return found
 
@@ -208,6 +325,7 @@ def seconds_per_step(rounds: int, fused: bool, short: int, long: int) -> dict[st
 def quiet() -> Any:
     """Suppress output and use one thread."""
     quieten_lightning()
+    logging.getLogger("lrflow").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     with (
         Path(os.devnull).open("w") as nowhere,
@@ -223,20 +341,27 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    rounds, short, long = (3, 50, 250) if parser.parse_args().quick else (9, 100, 900)
+    parser.add_argument("--model", choices=("mlp", "cnn"), default="mlp", help="what every loop trains")
+    given = parser.parse_args()
+    Problem.name = given.model
+    rounds, short, long = (3, 50, 250) if given.quick else (9, 100, 900)
+    if given.model == "cnn":
+        short, long = short // 10, long // 10
+    loops = dict(_installed())
     console = Console(width=110)
     for fused in (False, True):
-        times = seconds_per_step(rounds, fused, short, long)
-        table = Table(title=f"AdamW, fused={fused}; {rounds} rounds", title_justify="left")
+        times = seconds_per_step(loops, rounds, fused, short, long)
+        title = f"{given.model}: AdamW, fused={fused}; {rounds} rounds"
+        table = Table(title=title, title_justify="left")
         for column in ("loop", "calls per step", "to bare", "CPU ms per step", "to bare (median, range)"):
             table.add_column(column, justify="left" if column == "loop" else "right")
-        reference = calls_per_step(bare, fused)
-        for name, loop in LOOPS.items():
-            calls = calls_per_step(loop, fused)
+        calls = {name: calls_per_step(loop, fused, short, long) for name, loop in loops.items()}
+        for name in loops:
             ratios = [own / other for own, other in zip(times[name], times["bare torch loop"], strict=True)]
             spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
             milliseconds = 1e3 * statistics.median(times[name])
-            table.add_row(name, f"{calls:.0f}", f"{calls / reference:.1f}", f"{milliseconds:.3f}", spread)
+            share = f"{calls[name] / calls['bare torch loop']:.2f}"
+            table.add_row(name, f"{calls[name]:.0f}", share, f"{milliseconds:.3f}", spread)
         console.print(table)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
 
 
-def test_a_step_makes_at_most_1800_function_calls() -> None:
-    """The benchmark counts calls: with the default loggers, there are fewer than with Lightning alone."""
+def test_a_step_makes_no_more_calls_than_a_bare_loop_that_records_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all defaults: signals, update ratios, findings, metrics.csv and the LR of every group."""
     path = Path(__file__).parents[2] / "benchmarks" / "step_overhead.py"
     if not path.is_file():
         pytest.skip("installed without benchmarks")
@@ -18,6 +19,7 @@ def test_a_step_makes_at_most_1800_function_calls() -> None:
     assert spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    calls = benchmark.calls_per_step(benchmark.lrflow, fused=True)
-    assert calls <= 1800
-    assert calls < benchmark.calls_per_step(benchmark.lightning_lean, fused=True)
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)  # signals are also read once per second
+    bare, lean = (benchmark.calls_per_step(loop, True, 50, 150) for loop in (benchmark.bare, benchmark.lrflow))
+    assert lean <= 1.1 * 525  # measured: 525, and 559 of the bare loop
+    assert lean <= 1.1 * bare
