@@ -89,11 +89,12 @@ def _all(inputs: Tensor, targets: Tensor, members: int) -> tuple[Tensor, Tensor]
 
 
 CHARLM = (
-    "recipe=charlm", "model.width=64", "model.depth=2", "data.length=48", "schedule.warmup=5%", "trainer=cpu",
+    "recipe=charlm", "model.width=32", "model.depth=2", "model.heads=2", "data.length=32", "schedule.warmup=5%",
+    "trainer=cpu", "trainer.limit_val_batches=8", "signals=none",
     "trainer.progress=false", "trainer.val_every=100%", "trainer.checkpoint.every=100%", "task.test=false",
     "report=false", "logger=none", "health=none",
 )  # fmt: skip
-CHARLM_RATES = 2.0 ** np.arange(-11, -5.5)
+CHARLM_RATES = 2.0 ** np.arange(-9, -4.5)
 
 
 def digits(lengths: list[int], seeds: int) -> dict[str, np.ndarray]:

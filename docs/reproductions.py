@@ -28,7 +28,8 @@ INTRO = """\
 
 {count} published results on learning rates, each measured again on one CPU core in at most a few minutes. {verdicts}.
 The models are small, so a result that does not hold here is not refuted; it does not hold here. Each rule by which a
-result counts as held was written down before it was measured, and stands beside it.
+result counts as held was written down before the number was computed, and stands beside it; where a section reads an
+earlier benchmark, the benchmark is older than the rule.
 
     python -m benchmarks.reproduce            # list them
     python -m benchmarks.reproduce catapult   # measure one again

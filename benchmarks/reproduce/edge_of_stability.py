@@ -29,11 +29,11 @@ CLAIM = Claim(
     ),
     number="largest eigenvalue over 2 / LR (gradient descent) or 38 / LR (Adam), mean of the last quarters",
     method=(
-        "A tanh perceptron of 2,410 parameters with a squared loss on 500 digits as one batch, two LRs and three seeds "
-        "per optimizer, a constant LR after a short warmup. `sharpness.every` measures the eigenvalue at 40 steps. The "
-        "spread is that over runs."
+        "A tanh perceptron of 2,410 parameters with a squared loss on 500 digits as one batch, three LRs per "
+        "optimizer, each with another seed, constant after a short warmup. `sharpness.every` measures the eigenvalue "
+        "at 40 steps. The spread is that over runs."
     ),
-    seconds=170,
+    seconds=100,
 )
 COMMON = (
     "model=custom", "model._target_=docs.edge.network", "model.loss=mse", "data=custom",
@@ -41,8 +41,8 @@ COMMON = (
     "schedule=constant_with_warmup", "schedule.warmup=5%", "trainer.checkpoint.monitor=null", "health=none",
 )  # fmt: skip
 OPTIMIZERS = {
-    "gradient descent": (("optimizer=sgd",), (1.5, 2.5), 1200),
-    "Adam": (("optimizer=adam", "optimizer.betas=[0.9, 0.99]"), (1e-3, 2e-3), 1000),
+    "gradient descent": (("optimizer=sgd",), (1.5, 2.0, 2.5), 1200),
+    "Adam": (("optimizer=adam", "optimizer.betas=[0.9, 0.99]"), (1e-3, 1.5e-3, 2e-3), 1000),
 }
 LIMITS = {"gradient descent": 2.0, "Adam": 38.0}
 
@@ -90,21 +90,22 @@ def run(options: Sequence[str], lr: float, seed: int, steps: int) -> Run:
 def reproduce(fast: bool = False) -> Result:
     """Train with both optimizers; the miniature is too short for the edge."""
     trust_packages(["docs"])
-    seeds = 1 if fast else 3
     parts, rows, lines, settled, told = [], list[dict[str, str | float | None]](), list[Line](), list[float](), []
     for name, (options, rates, length) in OPTIMIZERS.items():
         of_optimizer: list[Run] = []
-        for lr in rates[:1] if fast else rates:
-            runs = [run(options, lr, seed, 60 if fast else length) for seed in range(seeds)]
-            of_optimizer += runs
-            ends = [one.settled for one in runs]
-            rows.append({
-                "optimizer": name, "LR": lr, "limit of eigenvalue x LR": LIMITS[name],
-                "over the limit": float(np.mean(ends)), "lowest": min(ends), "highest": max(ends),
-                "loss at the end": float(np.mean([one.loss[-1] for one in runs])),
-            })  # fmt: skip
-            first = runs[0]
-            lines.append(Line(f"{name}, LR {lr:g}", first.steps.tolist(), first.share.tolist()))
+        for seed, lr in enumerate(rates[:1] if fast else rates):
+            of_optimizer.append(one := run(options, lr, seed, 60 if fast else length))
+            rows.append(
+                {
+                    "optimizer": name,
+                    "LR": lr,
+                    "limit of eigenvalue x LR": LIMITS[name],
+                    "eigenvalue x LR, last quarter": one.settled * LIMITS[name],
+                    "over the limit": one.settled,
+                    "loss at the end": float(one.loss[-1]),
+                }
+            )
+            lines.append(Line(f"{name}, LR {lr:g}", one.steps.tolist(), one.share.tolist()))
         ends = [one.settled for one in of_optimizer]
         parts.append(all(CLOSE[0] <= end <= CLOSE[1] for end in ends) and all(one.fell for one in of_optimizer))
         settled += ends
@@ -116,5 +117,5 @@ def reproduce(fast: bool = False) -> Result:
         "The largest eigenvalue over its bound, over the steps", "step", "eigenvalue over the bound", lines
     )
     sentence = "; ".join(told) + "."
-    return Result(float(np.mean(settled)), min(settled), max(settled), verdict(parts), seeds,
+    return Result(float(np.mean(settled)), min(settled), max(settled), verdict(parts), len(of_optimizer),
                   sentence[0].upper() + sentence[1:], rows, picture)  # fmt: skip

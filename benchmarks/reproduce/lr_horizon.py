@@ -17,7 +17,7 @@ CLAIM = Claim(
     number="exponent of the best LR on charlm",
     method=(
         "`python -m benchmarks.transfer charlm` trains a character transformer of two blocks for 50 to 400 steps, at "
-        "six LRs, and `digits` a perceptron for 50 to 1,600 steps, at 14 LRs, both with AdamW and a cosine; this "
+        "five LRs, and `digits` a perceptron for 50 to 1,600 steps, at 14 LRs, both with AdamW and a cosine; this "
         "reads [transfer.json](../benchmarks/transfer.json). The best LR is the vertex of a parabola through the "
         "losses around the lowest; the exponent is fitted by least squares, and its interval holds 95% of resampled "
         "seeds."

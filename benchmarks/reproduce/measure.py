@@ -68,7 +68,7 @@ def grid(found: Sequence[tuple[Mapping[str, Value], float]], **axes: Sequence[Va
 
 def _position(value: Value, among: Sequence[Value]) -> int:
     if isinstance(value, str):
-        return list(among).index(value)
+        return [str(each).replace(" ", "") for each in among].index(value.replace(" ", ""))
     return int(np.argmin([abs(float(each or 0) - float(value or 0)) for each in among]))
 
 

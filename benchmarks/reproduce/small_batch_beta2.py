@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
@@ -21,40 +23,45 @@ CLAIM = Claim(
     ),
     number="lowest loss of batches of 1 over that of batches of 64, half-life kept",
     method=(
-        "A perceptron with one hidden layer on digits, five epochs with a linear decay, batches of 1, 8 and 64 with "
-        "beta1 = 0.9; beta2 is 0.95 at a batch of 64, and 0.95 ^ (batch / 64) or 0.95 at the others; eight LRs in "
+        "A perceptron with one hidden layer on digits, three epochs with a linear decay, batches of 1 and 64 with "
+        "beta1 = 0.9; beta2 is 0.95 at a batch of 64, and 0.95 ^ (batch / 64) or 0.95 at a batch of 1; eight LRs in "
         "factors of 2. The interval holds 95% of resampled seeds."
     ),
-    seconds=110,
-    limits="The paper trains language models of up to 1.3B parameters on a single pass over the data.",
+    seconds=60,
+    limits=(
+        "Three epochs are 48 steps with a batch of 64, which favours the small one. The paper trains language models "
+        "of up to 1.3B parameters on a single pass over the data."
+    ),
 )
 REFERENCE, BETA2 = 64, 0.95
-BATCHES = (1, 8, 64)
+BATCHES = (1, 64)
 RATES = 2.0 ** np.arange(-14, -6)
 WORDS = ("data=digits", "data.val_size=400", "data.drop_last=true", "model=mlp", "model.widths=[64]", "model.dropout=0",
          "optimizer=adam", "optimizer.weight_decay=0", "layers=uniform", "schedule=linear", "schedule.warmup=0%",
          "hydra/launcher=vectorized", "hydra.launcher.measure=false")  # fmt: skip
 
 
-def losses(batch: int, beta2: float, seeds: int, epochs: int) -> np.ndarray:
-    """Return the validation losses at the end, [seeds, LRs]."""
+def losses(batch: int, beta2: Sequence[float], seeds: int, epochs: int) -> np.ndarray:
+    """Return the validation losses at the end, [values of beta2, seeds, LRs]."""
+    betas = [f"[0.9,{one}]" for one in beta2]
     words = (
-        *WORDS, f"data.batch_size={batch}", f"optimizer.betas=[0.9,{beta2}]", f"trainer.max_epochs={epochs}",
+        *WORDS, f"data.batch_size={batch}", f"optimizer.betas={','.join(betas)}", f"trainer.max_epochs={epochs}",
         f"optimizer.lr={','.join(map(str, RATES))}", f"seed=range({seeds})",
     )  # fmt: skip
-    return grid(swept(*words), seed=range(seeds), lr=RATES.tolist())
+    return grid(swept(*words), betas=betas, seed=range(seeds), lr=RATES.tolist())
 
 
 def reproduce(fast: bool = False) -> Result:
     """Train all batches and LRs; the miniature has larger batches and one epoch."""
-    seeds, batches, epochs = (2, (32, 64), 1) if fast else (3, BATCHES, 5)
-    kept = {batch: losses(batch, BETA2 ** (batch / REFERENCE), seeds, epochs) for batch in batches}
-    fixed = {batch: kept[batch] if batch == REFERENCE else losses(batch, BETA2, seeds, epochs) for batch in batches}
+    seeds, batches, epochs = (2, (32, 64), 1) if fast else (3, BATCHES, 3)
+    small = batches[0]
+    both = losses(small, (BETA2 ** (small / REFERENCE), BETA2), seeds, epochs)
+    large = losses(REFERENCE, (BETA2,), seeds, epochs)[0]
+    kept, fixed = {small: both[0], REFERENCE: large}, {small: both[1], REFERENCE: large}
 
     def lowest(ends: np.ndarray, drawn: np.ndarray | None = None) -> float:
         return float(np.nanmin(np.nanmean(ends if drawn is None else ends[drawn], 0)))
 
-    small = batches[0]
     number = lowest(kept[small]) / lowest(kept[REFERENCE])
     low, high = interval(seeds, lambda drawn: lowest(kept[small], drawn) / lowest(kept[REFERENCE], drawn))
     penalty = lowest(fixed[small]) / lowest(kept[small]) - 1

@@ -21,14 +21,14 @@ CLAIM = Claim(
     ),
     number="exponent of the best LR over the batch",
     method=(
-        "A perceptron with one hidden layer on digits, six epochs with a linear decay, batches of 4 to 64 around a "
-        "reference of 16 with betas of 0.9 and 0.98; eight LRs in factors of 2. The best LR is the vertex of a "
+        "A perceptron with one hidden layer on digits, six epochs with a linear decay, batches of 4, 16 and 64 around "
+        "a reference of 16 with betas of 0.9 and 0.98; eight LRs in factors of 2. The best LR is the vertex of a "
         "parabola through the losses around the lowest; the interval of the exponent holds 95% of resampled seeds."
     ),
-    seconds=90,
+    seconds=60,
 )
 REFERENCE, BETAS, EPS = 16, (0.9, 0.98), 1e-8
-BATCHES = (4, 8, 16, 32, 64)
+BATCHES = (4, 16, 64)
 RATES = 2.0 ** np.arange(-12, -4)
 WORDS = ("data=digits", "data.val_size=400", "data.drop_last=true", "model=mlp", "model.widths=[64]", "model.dropout=0",
          "optimizer=adam", "optimizer.weight_decay=0", "layers=uniform", "schedule=linear", "schedule.warmup=0%",
@@ -48,7 +48,7 @@ def losses(batch: int, seeds: int, epochs: int, scaled: bool = True) -> np.ndarr
 
 def reproduce(fast: bool = False) -> Result:
     """Train all batches and LRs; the miniature has two batches and one epoch."""
-    seeds, batches, epochs = (2, (16, 64), 1) if fast else (4, BATCHES, 6)
+    seeds, batches, epochs = (2, (16, 64), 1) if fast else (3, BATCHES, 6)
     ends = np.stack([losses(batch, seeds, epochs) for batch in batches])  # [batches, seeds, LRs]
     x = np.log2(batches)
 
