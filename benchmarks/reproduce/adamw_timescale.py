@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
-from benchmarks.reproduce.measure import grid, interval, swept, vertex
+from benchmarks.reproduce.grids import ends as ends_of
+from benchmarks.reproduce.measure import interval, vertex
 from lrflow.config.packages import trust_packages
 from lrflow.data import FashionMNIST
 from lrflow.data.module import Examples
@@ -38,10 +39,18 @@ SIZES = (1000, 4000, 16000)
 DECAYS = 2.0 ** np.arange(-3, 5)
 LR, EPOCHS, BATCH = 3e-3, 15, 100
 HELD = 5000
-WORDS = ("data=custom", "data._target_=benchmarks.reproduce.adamw_timescale.Pictures",
-         "data.facts={shape:[1,14,14],outputs:10,loss:cross_entropy}", "model=mlp", "model.widths=[64]",
-         "model.dropout=0", "optimizer=adamw", f"optimizer.lr={LR}", "schedule=cosine", "schedule.warmup=5%",
-         "hydra/launcher=vectorized", "hydra.launcher.measure=false")  # fmt: skip
+WORDS = (
+    "data=custom",
+    "data._target_=benchmarks.reproduce.adamw_timescale.Pictures",
+    "data.facts={shape:[1,14,14],outputs:10,loss:cross_entropy}",
+    "model=mlp",
+    "model.widths=[64]",
+    "model.dropout=0",
+    "optimizer=adamw",
+    f"optimizer.lr={LR}",
+    "schedule=cosine",
+    "schedule.warmup=5%",
+)
 
 
 class Pictures(FashionMNIST):
@@ -64,11 +73,8 @@ class Pictures(FashionMNIST):
 
 def losses(examples: int, seeds: int, epochs: int) -> np.ndarray:
     """Return the validation losses at the end, [seeds, weight decays]."""
-    words = (
-        *WORDS, f"+data.examples={examples}", f"trainer.max_epochs={epochs}",
-        f"optimizer.weight_decay={','.join(map(str, DECAYS))}", f"seed=range({seeds})",
-    )  # fmt: skip
-    return grid(swept(*words), seed=range(seeds), weight_decay=DECAYS.tolist())
+    over = {"seed": range(seeds), "optimizer.weight_decay": DECAYS.tolist()}
+    return ends_of(*WORDS, f"+data.examples={examples}", f"trainer.max_epochs={epochs}", over=over)
 
 
 def reproduce(fast: bool = False) -> Result:

@@ -8,7 +8,8 @@ import numpy as np
 
 import lrflow
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
-from benchmarks.reproduce.measure import grid, interval, scratch, swept
+from benchmarks.reproduce.grids import population
+from benchmarks.reproduce.measure import interval, scratch
 from lrflow.history import read_history
 from lrflow.sweeps.results import TrialResult
 
@@ -39,8 +40,18 @@ MOST = {8: 1400, 32: 500, 64: 350, 128: 250}
 """Steps of a run per batch: more than the best LR needs."""
 RATES = 2.0 ** np.arange(-5, 2)
 TARGET = 0.35
-WORDS = ("data=digits", "data.val_size=400", "data.drop_last=true", "model=mlp", "model.widths=[64]", "model.dropout=0",
-         "optimizer=sgd", "optimizer.weight_decay=0", "layers=uniform", "schedule=constant")  # fmt: skip
+WORDS = (
+    "data=digits",
+    "data.val_size=400",
+    "data.drop_last=true",
+    "model=mlp",
+    "model.widths=[64]",
+    "model.dropout=0",
+    "optimizer=sgd",
+    "optimizer.weight_decay=0",
+    "layers=uniform",
+    "schedule=constant",
+)
 
 
 def steps_to(target: float, run: TrialResult) -> float:
@@ -57,11 +68,13 @@ def steps_to(target: float, run: TrialResult) -> float:
 def fewest(batch: int, seeds: int, most: int, target: float) -> np.ndarray:
     """Return the steps to the target at each seed and LR, [seeds, LRs]; NaN: it was not reached."""
     words = (
-        *WORDS, "hydra/launcher=vectorized", "hydra.launcher.measure=false", f"data.batch_size={batch}",
-        f"trainer.max_steps={most}", f"trainer.val_every={max(most // 50, 1)} steps",
-        f"optimizer.lr={','.join(map(str, RATES))}", f"seed=range({seeds})",
-    )  # fmt: skip
-    return grid(swept(*words, read=lambda run: steps_to(target, run)), seed=range(seeds), lr=RATES.tolist())
+        *WORDS,
+        f"data.batch_size={batch}",
+        f"trainer.max_steps={most}",
+        f"trainer.val_every={max(most // 50, 1)} steps",
+    )
+    with population(*words, over={"seed": range(seeds), "optimizer.lr": RATES.tolist()}) as runs:
+        return np.vectorize(lambda run: steps_to(target, run), otypes=[float])(runs)
 
 
 def predicted(lr: float, seed: int, steps: int) -> float:

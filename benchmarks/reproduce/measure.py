@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 import lrflow
-from lrflow.sweeps.results import TrialResult, Value
 from lrflow.tasks.result import Result as Run
 
 QUIET = (
@@ -28,48 +26,6 @@ QUIET = (
 BARE = ("health=none", "signals=none")
 """Overrides of runs in which nothing is measured beside the losses."""
 DRAWS = 2000
-
-
-def swept(
-    *words: str, read: Callable[[TrialResult], float] | str = "val/loss"
-) -> list[tuple[Mapping[str, Value], float]]:
-    """Run a sweep into a folder that is thrown away, and return the swept values of each run with a number of it.
-
-    Args:
-        words: overrides as they are typed after `-m`; several seeds as `seed=range(3)`.
-        read: how the number is read, while the folder is there; a metric: its value at the end. NaN: the run diverged.
-    """
-    found = []
-    with scratch() as folder:
-        for trial in lrflow.sweep(*QUIET, *BARE, *words, f"hydra.sweep.dir={folder}").trials:
-            for run in trial.runs or (trial,):
-                value = run.metrics.get(read, math.nan) if isinstance(read, str) else read(run)
-                found.append((run.given, math.nan if run.diverged else value))
-    return found
-
-
-def grid(found: Sequence[tuple[Mapping[str, Value], float]], **axes: Sequence[Value]) -> np.ndarray:
-    """Return the numbers of a sweep as an array with an axis per swept key.
-
-    Args:
-        found: what `swept` returned.
-        axes: the values of each key, without what stands before its last dot: `lr=[0.1, 0.2], seed=range(3)`.
-
-    Returns:
-        An array of the lengths of the axes, NaN where there is no run.
-    """
-    values = np.full([len(each) for each in axes.values()], np.nan)
-    for given, value in found:
-        short = {key.rpartition(".")[2]: each for key, each in given.items()}
-        at = tuple(_position(short[key], each) if key in short else 0 for key, each in axes.items())
-        values[at] = value
-    return values
-
-
-def _position(value: Value, among: Sequence[Value]) -> int:
-    if isinstance(value, str):
-        return [str(each).replace(" ", "") for each in among].index(value.replace(" ", ""))
-    return int(np.argmin([abs(float(each or 0) - float(value or 0)) for each in among]))
 
 
 @contextmanager

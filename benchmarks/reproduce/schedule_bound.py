@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
-from benchmarks.reproduce.measure import grid, interval, swept, vertex
+from benchmarks.reproduce.grids import ends as ends_of
+from benchmarks.reproduce.measure import interval, vertex
 from lrflow.schedules import Constant, Cosine, Horizon, Schedule
 from lrflow.schedules.bound import last_iterate_of
 
@@ -39,8 +40,14 @@ SCHEDULES = {
     "wsd": Schedule(Constant(), cooldown="20%", cooldown_shape="1-sqrt"),
     "cosine": Schedule(Cosine()),
 }
-WORDS = ("data=digits", "data.val_size=600", "data.batch_size=4", "hydra/launcher=vectorized", "layers=uniform",
-         "hydra.launcher.measure=false", "optimizer.weight_decay=0", "schedule.warmup=0%")  # fmt: skip
+WORDS = (
+    "data=digits",
+    "data.val_size=600",
+    "data.batch_size=4",
+    "layers=uniform",
+    "optimizer.weight_decay=0",
+    "schedule.warmup=0%",
+)
 PROBLEMS: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
     "linear classifier, SGD": (("model=logistic", "optimizer=sgd"), 2.0 ** np.arange(-5, 2)),
     "network, AdamW": (
@@ -54,11 +61,8 @@ FACTOR = 1.3
 def losses(problem: str, seeds: int, epochs: int) -> dict[str, np.ndarray]:
     """Return the validation losses at the end, by schedule: [seeds, LRs]."""
     options, rates = PROBLEMS[problem]
-    words = (
-        *WORDS, *options, f"schedule={','.join(SCHEDULES)}", f"trainer.max_epochs={epochs}",
-        f"optimizer.lr={','.join(map(str, rates))}", f"seed=range({seeds})",
-    )  # fmt: skip
-    found = grid(swept(*words), schedule=list(SCHEDULES), seed=range(seeds), lr=rates.tolist())
+    over = {"schedule": list(SCHEDULES), "seed": range(seeds), "optimizer.lr": rates.tolist()}
+    found = ends_of(*WORDS, *options, f"trainer.max_epochs={epochs}", over=over)
     return dict(zip(SCHEDULES, found, strict=True))
 
 

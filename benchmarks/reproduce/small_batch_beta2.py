@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
-from benchmarks.reproduce.measure import grid, interval, swept
+from benchmarks.reproduce.grids import ends as ends_of
+from benchmarks.reproduce.measure import interval
 
 CLAIM = Claim(
     title="Small batches, with the half-life of beta2 in examples",
@@ -36,19 +37,26 @@ CLAIM = Claim(
 REFERENCE, BETA2 = 64, 0.95
 BATCHES = (1, 64)
 RATES = 2.0 ** np.arange(-14, -6)
-WORDS = ("data=digits", "data.val_size=400", "data.drop_last=true", "model=mlp", "model.widths=[64]", "model.dropout=0",
-         "optimizer=adam", "optimizer.weight_decay=0", "layers=uniform", "schedule=linear", "schedule.warmup=0%",
-         "hydra/launcher=vectorized", "hydra.launcher.measure=false")  # fmt: skip
+WORDS = (
+    "data=digits",
+    "data.val_size=400",
+    "data.drop_last=true",
+    "model=mlp",
+    "model.widths=[64]",
+    "model.dropout=0",
+    "optimizer=adam",
+    "optimizer.weight_decay=0",
+    "layers=uniform",
+    "schedule=linear",
+    "schedule.warmup=0%",
+)
 
 
 def losses(batch: int, beta2: Sequence[float], seeds: int, epochs: int) -> np.ndarray:
     """Return the validation losses at the end, [values of beta2, seeds, LRs]."""
     betas = [f"[0.9,{one}]" for one in beta2]
-    words = (
-        *WORDS, f"data.batch_size={batch}", f"optimizer.betas={','.join(betas)}", f"trainer.max_epochs={epochs}",
-        f"optimizer.lr={','.join(map(str, RATES))}", f"seed=range({seeds})",
-    )  # fmt: skip
-    return grid(swept(*words), betas=betas, seed=range(seeds), lr=RATES.tolist())
+    over = {"optimizer.betas": betas, "seed": range(seeds), "optimizer.lr": RATES.tolist()}
+    return ends_of(*WORDS, f"data.batch_size={batch}", f"trainer.max_epochs={epochs}", over=over)
 
 
 def reproduce(fast: bool = False) -> Result:

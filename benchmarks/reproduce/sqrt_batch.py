@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
-from benchmarks.reproduce.measure import grid, interval, swept, vertex
+from benchmarks.reproduce.grids import ends as ends_of
+from benchmarks.reproduce.measure import interval, vertex
 
 CLAIM = Claim(
     title="The root of the batch, for Adam",
@@ -30,9 +31,19 @@ CLAIM = Claim(
 REFERENCE, BETAS, EPS = 16, (0.9, 0.98), 1e-8
 BATCHES = (4, 16, 64)
 RATES = 2.0 ** np.arange(-12, -4)
-WORDS = ("data=digits", "data.val_size=400", "data.drop_last=true", "model=mlp", "model.widths=[64]", "model.dropout=0",
-         "optimizer=adam", "optimizer.weight_decay=0", "layers=uniform", "schedule=linear", "schedule.warmup=0%",
-         "hydra/launcher=vectorized", "hydra.launcher.measure=false")  # fmt: skip
+WORDS = (
+    "data=digits",
+    "data.val_size=400",
+    "data.drop_last=true",
+    "model=mlp",
+    "model.widths=[64]",
+    "model.dropout=0",
+    "optimizer=adam",
+    "optimizer.weight_decay=0",
+    "layers=uniform",
+    "schedule=linear",
+    "schedule.warmup=0%",
+)
 
 
 def losses(batch: int, seeds: int, epochs: int, scaled: bool = True) -> np.ndarray:
@@ -41,9 +52,9 @@ def losses(batch: int, seeds: int, epochs: int, scaled: bool = True) -> np.ndarr
     betas, eps = [1 - k * (1 - beta) for beta in BETAS], EPS / k**0.5
     words = (
         *WORDS, f"data.batch_size={batch}", f"optimizer.betas=[{betas[0]},{betas[1]}]", f"optimizer.eps={eps}",
-        f"trainer.max_epochs={epochs}", f"optimizer.lr={','.join(map(str, RATES))}", f"seed=range({seeds})",
+        f"trainer.max_epochs={epochs}",
     )  # fmt: skip
-    return grid(swept(*words), seed=range(seeds), lr=RATES.tolist())
+    return ends_of(*words, over={"seed": range(seeds), "optimizer.lr": RATES.tolist()})
 
 
 def reproduce(fast: bool = False) -> Result:
