@@ -1,4 +1,4 @@
-"""`lrflow report`: make the pages of runs, range tests and sweeps anew; and the page of `lrflow compare`."""
+"""`lrflow report`: make the pages of runs, range tests, forecasts and sweeps anew; and the page of `lrflow compare`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lrflow.output import put
 from lrflow.remote import download, is_url
 from lrflow.reports.compare_page import write_comparison
 from lrflow.reports.find_page import write_find_page
+from lrflow.reports.forecast_page import FORECAST, write_forecast_page
 from lrflow.reports.run_page import write_run_page
 from lrflow.reports.runs import Run, find_run
 from lrflow.reports.sweep import write_sweep_page
@@ -69,12 +70,15 @@ def folder_of(word: str, output: Path) -> Path:
     if is_url(word):
         return download(word, "run")
     for folder in (Path(word), output / word, output / "sweeps" / word):
-        if word and (is_file(folder / "config.yaml") or (is_folder(folder) and any(folder.glob("*/config.yaml")))):
+        known = any(is_file(folder / name) for name in ("config.yaml", FORECAST))
+        if word and (known or (is_folder(folder) and any(folder.glob("*/config.yaml")))):
             return folder
     return find_run(word, output).folder
 
 
 def _write(folder: Path) -> Path:
+    if is_file(folder / FORECAST):  # which has no config
+        return write_forecast_page(folder)
     if not is_file(folder / "config.yaml"):
         return write_sweep_page(folder)
     if Run(folder).config.get("task") == "find":
