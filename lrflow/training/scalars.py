@@ -130,6 +130,10 @@ def bind_scalars(config: Config, module: pl.LightningModule) -> None:
         for target in scalar.targets:
             if target == OF_AVERAGE:
                 continue
+            if not target.rpartition(".")[2].strip("*?"):
+                hint = "end it with the name of an attribute, such as *.p or loss.label_smoothing"
+                problems.append(Problem(key, "matches attributes of every name", target, hint))
+                continue
             pattern = compile_pattern(target)
             if not (found := [path for path in known if pattern.fullmatch(path)]):
                 everywhere = {f"*.{path.rpartition('.')[2]}": None for path in known}

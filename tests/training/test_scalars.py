@@ -116,6 +116,7 @@ def test_a_scalar_that_nothing_reads_is_a_warning(run: Any, caplog: pytest.LogCa
     [
         ("scalars.temperature.sets=temperatur", "scalars.temperature.sets", "did you mean temperature?"),
         ("scalars.temperature.sets='*.bais'", "scalars.temperature.sets", "matches no attribute that is a number"),
+        ("scalars.temperature.sets='*'", "scalars.temperature.sets", "matches attributes of every name"),
         ("scalars.temperature.sets='*.in_featurs'", "scalars.temperature.sets", "did you mean *.in_features?"),
         ("scalars.temperature.sets=average.decy", "scalars.temperature.sets", "did you mean average.decay?"),
         ("scalars.b={from:1,sets:temp*}", "scalars.b.sets", "temperature is set by scalars.temperature already"),
