@@ -30,8 +30,8 @@ CLAIM = Claim(
     number="largest eigenvalue over 2 / LR (gradient descent) or 38 / LR (Adam), mean of the last quarters",
     method=(
         "A tanh perceptron of 2,410 parameters with a squared loss on 500 digits as one batch, three LRs per "
-        "optimizer, each with another seed, constant after a short warmup. `sharpness.every` measures the eigenvalue "
-        "at 40 steps. The spread is that over runs."
+        "optimizer below the bound at the start, each with another seed, constant after a short warmup. "
+        "`sharpness.every` measures the eigenvalue at 40 steps. The spread is that over runs."
     ),
     seconds=100,
 )
@@ -41,7 +41,7 @@ COMMON = (
     "schedule=constant_with_warmup", "schedule.warmup=5%", "trainer.checkpoint.monitor=null", "health=none",
 )  # fmt: skip
 OPTIMIZERS = {
-    "gradient descent": (("optimizer=sgd",), (1.5, 2.0, 2.5), 1200),
+    "gradient descent": (("optimizer=sgd",), (1.5, 1.75, 2.0), 1200),
     "Adam": (("optimizer=adam", "optimizer.betas=[0.9, 0.99]"), (1e-3, 1.5e-3, 2e-3), 1000),
 }
 LIMITS = {"gradient descent": 2.0, "Adam": 38.0}
@@ -108,9 +108,11 @@ def reproduce(fast: bool = False) -> Result:
             lines.append(Line(f"{name}, LR {lr:g}", one.steps.tolist(), one.share.tolist()))
         ends = [one.settled for one in of_optimizer]
         parts.append(all(CLOSE[0] <= end <= CLOSE[1] for end in ends) and all(one.fell for one in of_optimizer))
-        settled += ends
+        settled += [end for end in ends if np.isfinite(end)]
         fell = sum(one.fell for one in of_optimizer)
-        told.append(f"{name} {min(ends):.3f} to {max(ends):.3f}, the loss still falls in {fell} of {len(ends)} runs")
+        told.append(
+            f"{name} {np.nanmin(ends):.3f} to {np.nanmax(ends):.3f}, the loss still falls in {fell} of {len(ends)} runs"
+        )
     span = [0, max(line.x[-1] for line in lines)]
     lines.append(Line("the bound", span, [1, 1], style="reference"))
     picture = Picture(
