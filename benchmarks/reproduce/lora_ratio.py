@@ -23,23 +23,24 @@ CLAIM = Claim(
     method=(
         "MiniLM, a pretrained sentence encoder, learns to classify definitions of nouns (recipe finetune_text): 40 "
         "steps of 8 definitions, all weights of its six blocks or adapters of rank 8 on queries and values. AdamW, "
-        "linear to zero; the new head has an LR of 0.002 in both. Five LRs each, a factor of four apart; each seed "
+        "linear to zero; the new head has an LR of 0.002 in both. Three LRs each, a factor of four apart; each seed "
         "has other definitions. The best LR is the vertex of a parabola through the validation losses, the ratio the "
         "geometric mean over seeds, its interval that of resampled seeds."
     ),
-    seconds=300,
-    limits="Three seeds, so the interval is rough; one rank, one model, and a run of 40 steps.",
+    seconds=140,
+    limits="Three seeds, three LRs a factor of four apart, so the interval is rough; one rank, one model, and a run of 40 steps.",
 )
 SEEDS = 3
-FULL = 1e-4 * 4.0 ** np.arange(-1, 4)
-ADAPTERS = 4e-4 * 4.0 ** np.arange(0, 5)
+FULL = 1e-4 * 4.0 ** np.arange(3)
+ADAPTERS = 1.6e-3 * 4.0 ** np.arange(3)
 COMMON = (
     "layers.rules=[{name: head, match: 'head.*', lr: 2e-3}, {name: backbone, match: '*'}]",
-    "data.examples=520",
-    "data.val_size=200",
+    "data.examples=440",
+    "data.val_size=120",
     "data.test_examples=100",
     "data.batch_size=8",
     "trainer.max_epochs=1",
+    "trainer.checkpoint.monitor=null",
     *BARE,
 )
 SMALL = ("data.sample=true", "data.examples=200", "data.val_size=40", "trainer.max_steps=2")
@@ -57,8 +58,8 @@ def losses(recipe: str, rates: np.ndarray, seeds: int, fast: bool) -> np.ndarray
 
 
 def reproduce(fast: bool = False) -> Result:
-    """Fine-tune both ways at all LRs, in the miniature at two LRs for a few steps."""
-    seeds, part = (1, slice(2, 4)) if fast else (SEEDS, slice(None))
+    """Fine-tune both ways at all LRs, in the miniature at one LR for a few steps."""
+    seeds, part = (1, slice(1)) if fast else (SEEDS, slice(None))
     ways = {
         "all weights of the blocks": (FULL[part], losses("finetune_text", FULL[part], seeds, fast)),
         "LoRA, rank 8": (ADAPTERS[part], losses("finetune_text/lora", ADAPTERS[part], seeds, fast)),
