@@ -117,7 +117,8 @@ def draw(picture: Picture) -> Figure:
         axes.plot(line.x, y, color=colour, label=line.name, **kind)
         if line.low:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xscale(scale_of(value for line in picture.lines for value in line.x))
+    of_rates = picture.x.endswith("LR")
+    axes.set_xscale("log" if of_rates else scale_of(value for line in picture.lines for value in line.x))
     axes.set_yscale(scale_of(value for line in picture.lines for value in line.y if value is not None))
     axes.set_xlabel(picture.x, color=INK)
     axes.set_ylabel(picture.y, color=INK)

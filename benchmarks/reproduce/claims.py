@@ -77,7 +77,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a result: at most six lines; an axis is logarithmic if its values span more than a factor of 20.
+    """A picture of a result: at most six lines. An axis is logarithmic if its values are LRs or span a factor above 20.
 
     Args:
         alt: what it shows, in a sentence.

@@ -28,7 +28,10 @@ CLAIM = Claim(
         "geometric mean over seeds, its interval that of resampled seeds."
     ),
     seconds=140,
-    limits="Three seeds, three LRs a factor of four apart, so the interval is rough; one rank, one model, and a run of 40 steps.",
+    limits=(
+        "Three seeds, and three LRs a factor of four apart, so the interval is rough; one rank, one model, and a run "
+        "of 40 steps."
+    ),
 )
 SEEDS = 3
 FULL = 1e-4 * 4.0 ** np.arange(3)
