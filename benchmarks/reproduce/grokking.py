@@ -106,11 +106,10 @@ def reproduce(fast: bool = False) -> Result:
     ]
     lines = []
     for at, decay in enumerate(decays[:3]):
-        until = np.maximum(delays[:, at], EVERY)
-        lines.append(
-            Line(f"weight decay {decay:g}", rates, np.median(until, 1).tolist(), until.min(1).tolist(),
-                 until.max(1).tolist())
-        )  # fmt: skip
+        learned = [row for row, cells in enumerate(common) if cells[at][0] != "confusion"]
+        until = np.maximum(delays[learned, at], EVERY)
+        shown = (np.median(until, 1), until.min(1), until.max(1))
+        lines.append(Line(f"weight decay {decay:g}", [rates[row] for row in learned], *(of.tolist() for of in shown)))
     alt = "Steps between learning the training part and generalising, against the LR"
     low, high = min(number, float(ratios.min())), max(number, float(ratios.max()))
     return Result(number, low, high, held, seeds, told, rows, Picture(alt, "LR", "delay in steps", lines))
