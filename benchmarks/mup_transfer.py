@@ -57,7 +57,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "sizes": [2, 4, 8],
         "rates": 6,
         "lowest": 2e-3,
-        "seeds": 2,
+        "seeds": 4,
         "steps": 150,
         "batch": 16,
         "output": Path("docs/images/depth_transfer"),
@@ -189,7 +189,13 @@ def draw(ends: Ends, medians: Medians, arguments: argparse.Namespace) -> None:
         panel.set(xscale="log", yscale="log", xlabel="peak LR", title=TITLES[how].format(**vars(arguments)))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("training loss at the end")
-    panels[0].set_ylim(top=3)
+    if arguments.over == "width":
+        panels[0].set_ylim(top=3)
+    else:  # losses within a fifth of each other
+        panels[0].set(yscale="linear")
+        for panel in panels:
+            panel.set_xticks(rates, [f"{lr:g}" for lr in rates])
+            panel.minorticks_off()
     panels[1].legend(title=arguments.over, frameon=False)
     figure.savefig(arguments.output.with_suffix(".png"), dpi=130)
 
@@ -210,7 +216,7 @@ def main() -> None:
     parser.add_argument("--norm", action="store_true", help="LayerNorm before each ReLU")
     parser.add_argument("--steps", type=int, help="steps per run (default: 200; 150 over depth)")
     parser.add_argument("--batch", type=int, help="examples per step (default: 64; 16 over depth)")
-    parser.add_argument("--seeds", type=int, help="number of seeds (default: 5; 2 over depth)")
+    parser.add_argument("--seeds", type=int, help="number of seeds (default: 5; 4 over depth)")
     parser.add_argument("--output", type=Path, help="outputs, without suffix")
     arguments = parser.parse_args()
     for name, value in DEFAULTS[arguments.over].items():
