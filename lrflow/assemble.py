@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from torch import nn
 
 from lrflow.config import Config, instantiate, locate
+from lrflow.config.batch_schedule import describe_batches
 from lrflow.config.checks.compatibility import check_optimizer
 from lrflow.config.checks.metrics import check_logged, need_validation
 from lrflow.config.objective import loss_of, metrics_of
@@ -243,7 +244,7 @@ def build_groups(
         ConfigError: the rules do not put every parameter into exactly one group, or the optimizer cannot train a group.
     """
     if config.optimizer.of_module:
-        return _scaled(config, module_groups(config, module, horizon, report), devices, report)
+        return _scaled(config, module_groups(config, module, horizon, report), devices, report, horizon)
     parameters, rules = rules_of_run(config, module, data, report)
     main, routes = config.optimizer, config.optimizer.routes
     settings = {name: {"lr": route.lr, "weight_decay": _weight_decay(route)} for name, route in routes.items()}
@@ -265,15 +266,20 @@ def build_groups(
         problems += check_groups([group for group in groups if group.route == name], locate(route.target))
     if problems:
         raise ConfigError(problems)
-    return _scaled(config, groups, devices, report)
+    return _scaled(config, groups, devices, report, horizon)
 
 
-def _scaled(config: Config, groups: list[Group], devices: int | None, report: Callable[[Any], None]) -> list[Group]:
+def _scaled(
+    config: Config, groups: list[Group], devices: int | None, report: Callable[[Any], None], horizon: Horizon | None
+) -> list[Group]:
     if config.data.effective_batch_size is not None and (batch := step_batch(config, devices)):
         report(batch.describe())
+    if horizon and horizon.batch:
+        report(describe_batches(config, horizon))
     if scaling := batch_scaling(config, devices):
         report(scaling.describe(config.optimizer.node()))
-        groups = [replace(group, lr=group.lr * scaling.factor) for group in groups]
+        follows = (scaling.rule, scaling.batch) if config.schedule.sizes else None
+        groups = [replace(group, lr=group.lr * scaling.factor, batch=follows) for group in groups]
     return groups
 
 

@@ -6,30 +6,18 @@ import inspect
 import math
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrflow.config.batch_schedule import Epoch, count_batches
 from lrflow.config.config import Config
 from lrflow.config.targets import locate
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Duration, Horizon
+from lrflow.schedules.batch_schedule import compile_batches
 from lrflow.schedules.time import TooLongError
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch of the training data in one process.
-
-    Args:
-        batches: number of batches; None: unknown.
-        samples_per_batch: batch size; None: unknown.
-    """
-
-    batches: int | None
-    samples_per_batch: float | None = None
 
 
 def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
@@ -62,6 +50,8 @@ def count_steps(config: Config, epoch: Epoch, processes: int) -> Horizon:
         )
         raise ConfigError([Problem("trainer.max_epochs", message, trainer.max_epochs, hint)])
     try:
+        if config.schedule.batch is not None:
+            return count_batches(config, epoch, processes)
         return Horizon.count(
             batches=epoch.batches,
             devices=processes,
@@ -105,6 +95,8 @@ def declared_horizon(config: Config) -> Horizon | None:
         ConfigError: the run never ends, or there is no training batch.
     """
     own, trainer = config.horizon, config.trainer
+    if own.steps is not None and config.schedule.batch is not None:
+        return compile_batches(config.schedule.batches, max_steps=own.steps)
     if own.steps is not None:
         return Horizon(own.steps, own.steps_per_epoch, own.samples_per_step)
     if (trainer.max_epochs, trainer.max_steps, trainer.max_samples) == (None, None, None):
@@ -137,7 +129,7 @@ def _declared_epoch(config: Config, processes: int) -> Epoch | None:
         message = f"is larger than the {share} training examples" + (" of each device" if processes > 1 else "")
         raise ConfigError([Problem("data.batch_size", message, data.batch_size)])
     batches = share // data.batch_size if data.drop_last else math.ceil(share / data.batch_size)
-    return Epoch(batches, data.batch_size)
+    return Epoch(batches, data.batch_size, share, data.drop_last)
 
 
 DURATIONS = (

@@ -149,3 +149,25 @@ def _saved(path: Path) -> dict[str, Any] | None:
     except Exception:  # a run that was killed, or a file of the user
         return None
     return found if isinstance(found, dict) and "optimizer" in found else None  # type: ignore[return-value]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration with dotted keys; lists are values."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            result |= flatten(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the differences of two configurations that matter to a run: (key, before, now), sorted by key."""
+    was, has = flatten(before), flatten(now)
+    keys = sorted({*was, *has})
+    return [(key, was.get(key), has.get(key)) for key in keys if was.get(key) != has.get(key) and not _is_ignored(key)]
+
+
+def _is_ignored(key: str) -> bool:
+    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in IGNORED_KEYS)

@@ -59,7 +59,7 @@ def divide_batch(content: dict[str, Any], config: Config, accumulated: int | Non
     if per_device is None:
         hint = "set data.batch_size if the data takes it"
         return [Problem(EFFECTIVE, "needs data.batch_size, and the data has none", effective, hint)]
-    devices = config.trainer.processes or _devices_here(config)
+    devices = config.trainer.processes or devices_here(config)
     divided = StepBatch.divided(effective, per_device, devices)
     if divided is None:
         return [_indivisible(effective, per_device, devices)]
@@ -133,7 +133,7 @@ def check_noise_search(config: Config) -> Iterator[Problem]:
         yield Problem("resume.from", message, config.resume.source, "leave it out")
 
 
-def _devices_here(config: Config) -> int:
+def devices_here(config: Config) -> int:
     """Return the number of processes of `trainer.devices=auto` on this machine, times the nodes."""
     import torch  # here, since only this combination needs it to check a config
 
@@ -164,6 +164,8 @@ def batch_scaling(config: Config, devices: int | None = None) -> BatchScaling | 
     if batch is None:
         message = f"expected a number: {asked.rule} scaling needs the number of devices"
         raise ConfigError([Problem("trainer.devices", message, "auto")])
+    if sizes := config.schedule.sizes:  # the LR of smaller batches is less, see `BatchScaled`
+        return BatchScaling(asked.rule, max(sizes), asked.reference)
     return BatchScaling(asked.rule, batch.size, asked.reference, batch.parts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
+from lrflow.config.batch_schedule import divide_batches
 from lrflow.config.checks.keys import check_config
 from lrflow.config.checks.layers import check_multiples
 from lrflow.config.checks.metrics import check_modes, directions_of, fill_modes
@@ -82,6 +83,9 @@ def validate(
     problems += wrong
     if config is not None and config.data.effective_batch_size is not None and not wrong:
         problems += divide_batch(content, config, accumulated)
+        config, _ = _typed(content, ())
+    elif config is not None and config.schedule.batch is not None and not wrong:
+        problems += divide_batches(content, config, accumulated)
         config, _ = _typed(content, ())
     if config is not None:
         config.attach(source, choices, overrides, run_folder, finds_lr, directions)

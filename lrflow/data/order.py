@@ -8,8 +8,7 @@ in one that is not, and does not depend on the model, the workers or validation.
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,8 +24,10 @@ from torch.utils.data import (
     Subset,
     TensorDataset,
     default_collate,
-    get_worker_info,
 )
+
+from lrflow.data.seeds import SeededBatch as SeededBatch
+from lrflow.data.seeds import seed_words as seed_words
 
 
 def ordered(
@@ -108,6 +109,29 @@ def start_at(loader: object, epoch: int, batch: int) -> None:
     for name in ("sampler", "batch_sampler"):
         if isinstance(batches := getattr(loader, name, None), ShardedBatches):
             batches.start_at(epoch, batch)
+
+
+def order_of_examples(loader: object) -> tuple[int | None, bool]:
+    """Return the examples of an epoch on this device, and whether an incomplete last batch is left out.
+
+    The first is None for anything else than a single loader of batches in lrflow's order.
+    """
+    batches = getattr(loader, "sampler", None)
+    if not isinstance(batches, ShardedBatches) or batches.batch_size is None:
+        return None, False
+    return batches._longest, batches.drop_last
+
+
+def vary_batches(loader: object, ends: Callable[[int], Sequence[int]]) -> None:
+    """Let a loader in lrflow's order make batches of several sizes.
+
+    Args:
+        loader: changed in place; the order of its examples stays.
+        ends: returns the examples of an epoch on this device before each batch and after the last one.
+    """
+    for name in ("sampler", "batch_sampler"):
+        if isinstance(batches := getattr(loader, name, None), ShardedBatches):
+            batches.ends = ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +234,8 @@ class ShardedBatches(Sampler[Any]):
         self.fixed = fixed
         self.draws = draws
         self.order = order
+        self.ends: Callable[[int], Sequence[int]] | None = None
+        """Examples of an epoch on this device before each batch and after the last; None: all have `batch_size`."""
         self._resumed = (epoch, start)
 
     @property
@@ -236,6 +262,8 @@ class ShardedBatches(Sampler[Any]):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        if self.ends is not None:
+            return len(self.ends(self.epoch)) - 1
         size = self.batch_size or 1
         return self._longest // size if self.drop_last else -(-self._longest // size)
 
@@ -250,10 +278,13 @@ class ShardedBatches(Sampler[Any]):
         return self._batches(shard, self.batch_size, self.epoch, self.start)
 
     def _batches(self, shard: np.ndarray, batch_size: int, epoch: int, start: int) -> Iterator[SeededBatch]:
-        stops = np.minimum(np.arange(len(self) + 1) * batch_size, len(shard))
-        if len(stops) > 2 and stops[-2] == len(shard):
+        if self.ends is None:
+            stops = np.minimum(np.arange(len(self) + 1) * batch_size, len(shard))
+        else:
+            stops = np.asarray(self.ends(epoch))
+        if self.ends is None and len(stops) > 2 and stops[-2] == len(shard):
             stops[-2] -= 1  # a share that is too short for the last batch leaves it one example
-        for number in range(start, len(self)):
+        for number in range(start, len(stops) - 1):
             rows = shard[stops[number] : stops[number + 1]]
             yield SeededBatch(rows, (self.seed, epoch, self.rank, number))
 
@@ -294,47 +325,6 @@ def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """The shuffled order of an epoch: a permutation of `examples` indices that depends only on the arguments."""
     # NumPy guarantees that the streams of RandomState never change, so that a newer NumPy can resume a run.
     return np.random.RandomState(seed_words(seed, epoch)).permutation(examples)
-
-
-def seed_words(*numbers: int) -> list[int]:
-    """Eight well-mixed 32-bit words from the low 64 bits of each of a few integers."""
-    # SeedSequence pads with zeros and splits large numbers into words: pass the count, and two words per number.
-    entropy = [len(numbers), *(word for number in numbers for word in (number % 2**32, (number >> 32) % 2**32))]
-    return np.random.SeedSequence(entropy).generate_state(8).tolist()
-
-
-class SeededBatch(list[int]):
-    """The indices of a batch; a worker process that iterates over them first seeds its random number generators.
-
-    Otherwise the state of a worker's generators would depend on its earlier batches, which a resumed run cannot know.
-    With the seed, the random numbers that a data set draws for a batch, such as for augmentation, depend only on the
-    run's seed and the batch. The main process is not seeded: its generators are saved and restored with the run.
-
-    Args:
-        indices: the indices of the batch's examples.
-        origin: seed of the run, epoch, rank and number of the batch, which make the seed.
-    """
-
-    def __init__(self, indices: Sequence[int] | np.ndarray, origin: tuple[int, ...]) -> None:
-        self.rows = np.asarray(indices, np.int64)
-        self.origin = origin
-        super().__init__(self.rows.tolist())
-
-    @property
-    def seed(self) -> int:
-        """The seed, 32 bits; computed where it is needed, since that takes as long as fetching a small batch."""
-        return seed_words(*self.origin)[0]
-
-    def __iter__(self) -> Iterator[int]:
-        if get_worker_info() is not None:
-            seed = self.seed
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)
-        return super().__iter__()
-
-    def __reduce__(self) -> tuple[type[SeededBatch], tuple[list[int], tuple[int, ...]]]:
-        return type(self), (self[:], self.origin)
 
 
 class WholeBatches(TensorDataset):

@@ -39,6 +39,8 @@ class Group:
         apart: whether the optimizer keeps a parameter group for it alone, since it may differ in other settings.
         every: steps of the run per step of its optimizer.
         settings: (name, value) of other settings of its optimizer that are its own, by name.
+        batch: how its LR follows a batch that changes over the run: the rule, and the batch for which `lr` is; None: it
+            does not.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Group:
     every: int = 1
     freeze_after: Duration | None = None
     settings: tuple[tuple[str, Any], ...] = ()
+    batch: tuple[str, int] | None = None
 
     def curve(self, schedule: Curve) -> Curve:
         """Return the curve of the group in a run under `schedule`."""

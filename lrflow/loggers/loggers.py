@@ -107,13 +107,15 @@ def log_rows(logger: Logger, columns: list[str], rows: list[list[Any]]) -> None:
         flush()
 
 
-def describe_run(loggers: Sequence[Logger], folder: Path, clock: Mapping[str, float] | None = None) -> None:
+def describe_run(
+    loggers: Sequence[Logger], folder: Path, clock: Mapping[str, Callable[[int], float]] | None = None
+) -> None:
     """Start the run on its dashboards, before its first step, and show them its plan.
 
     Args:
         loggers: loggers of the run.
         folder: the folder that holds the record of the plan.
-        clock: what a step adds to each count of the run besides its steps, such as `samples`.
+        clock: counts of the run besides its steps, such as `samples`, each a function of the number of steps made.
     """
     for logger in loggers:
         if isinstance(logger, Dashboard):

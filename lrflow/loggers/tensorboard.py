@@ -50,7 +50,7 @@ class TensorBoardLogger(OfLightning):
             file_writer.add_event = add_redacted
         return writer
 
-    def describe(self, folder: Path, clock: Mapping[str, float]) -> None:
+    def describe(self, folder: Path, clock: Mapping[str, Any]) -> None:
         """Show the config, the plan, the search for the LR and the hyperparameters of the run.
 
         Args:

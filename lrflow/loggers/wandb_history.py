@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class WandbHistory(ReachableWandbLogger):
         self._row: dict[str, float] = {}
         self._attached: dict[str, Any] = {}  # pictures and tables, for the next row
         self._defined: set[str] = set()  # the metrics that W&B knows
-        self.clock: dict[str, float] = {}  # amount of each further axis per step
+        self.clock: dict[str, Callable[[int], float]] = {}  # further axes: the amount after a number of steps
         self._known: dict[int, set[str]] | None = None  # the metrics of each step that W&B has; None: not read yet
         self._is_restored = False  # whether W&B has the earlier rows of metrics.csv
         self.axis = STEP
@@ -132,7 +132,7 @@ class WandbHistory(ReachableWandbLogger):
         for name in row.keys() - self._defined:
             self.define(name)
         self._defined |= row.keys()
-        axes = {STEP: step, self.axis: step, **{name: (step + 1) * amount for name, amount in self.clock.items()}}
+        axes = {STEP: step, self.axis: step, **{name: count(step + 1) for name, count in self.clock.items()}}
         with staged_in(self._folder / "wandb") if self._attached else nullcontext():
             self.experiment.log({**row, **self._attached, **axes}, step=at, commit=True)
         self._attached = {}

@@ -81,12 +81,12 @@ class WandbRun(WandbHistory):
         self._wandb_init.pop("anonymous", None)  # of Lightning's, about which W&B (0.31) warns
 
     @rank_zero_only
-    def describe(self, folder: Path, clock: Mapping[str, float]) -> None:
+    def describe(self, folder: Path, clock: Mapping[str, Callable[[int], float]]) -> None:
         """Start the run, and show its plan and the search for its LR.
 
         Args:
             folder: the folder that holds the record of the plan.
-            clock: amount of each further axis per step, such as `samples`.
+            clock: further axes, such as `samples`, each with a function from the number of steps to its amount.
         """
         self.read_earlier()  # before the run starts, and with it a file of its own
         run = self.experiment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -13,7 +14,6 @@ import numpy as np
 from rich.console import Console
 
 from lrflow.display import CURVES, GREY, INK, plain_axes, save_figure
-from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.table import Line, PlanTable, describe, describe_length, lines, sample_steps, setting_lines
 from lrflow.plan.values import PlanBase
 from lrflow.schedules import Horizon
@@ -58,7 +58,7 @@ def draw(plan: PlanBase, actual: Actual | None = None) -> Figure:
     """
     from matplotlib.figure import Figure  # instead of pyplot, which has state and needs a display
 
-    panels = len(plan.also) + len(plan.scalars)
+    panels = len(plan.also) + len(plan.scalars) + (plan.horizon.batch is not None)
     figure = Figure(figsize=(9, 4.8 + 1.6 * panels), facecolor="white")
     axes, *below = figure.subplots(1 + panels, sharex=True, squeeze=False, height_ratios=[3] + [1] * panels)[:, 0]
     curves = sorted(lines(plan), key=lambda line: -plan.trainable[line.column].lr)
@@ -80,8 +80,10 @@ def draw(plan: PlanBase, actual: Actual | None = None) -> Figure:
     _legend(axes, curves, drawn, extra)
     for panel, name in zip(below[: len(plan.also)], plan.also, strict=True):
         _draw_setting(panel, plan, name)
-    for panel, scalar in zip(below[len(plan.also) :], plan.scalars, strict=True):
-        _draw_scalar(panel, scalar, steps, plan.horizon)
+    for panel, scalar in zip(below[len(plan.also) :], plan.scalars, strict=False):
+        _draw_panel(panel, scalar.title, scalar(steps, plan.horizon), steps, plan.horizon)
+    if plan.horizon.batch is not None:
+        _draw_panel(below[-1], "batch", plan.horizon.batch.sizes_at(steps), steps, plan.horizon)
     if below:
         axes.set_xlabel("")
         below[-1].set_xlabel("optimizer step", color=INK)
@@ -175,10 +177,9 @@ def _draw_setting(axes: Axes, plan: PlanBase, name: str) -> None:
         )
 
 
-def _draw_scalar(axes: Axes, scalar: PlanScalar, steps: np.ndarray, horizon: Horizon) -> None:
-    values = scalar(steps, horizon)
+def _draw_panel(axes: Axes, title: str, values: np.ndarray, steps: np.ndarray, horizon: Horizon) -> None:
     _add_stairs(axes, values, [*steps, horizon.steps], GREY)
-    _frame_panel(axes, scalar.title, values, horizon)
+    _frame_panel(axes, title, values, horizon)
 
 
 def _frame_panel(axes: Axes, title: str, values: np.ndarray, horizon: Horizon) -> None:
@@ -216,8 +217,8 @@ def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
     axes.set_xlabel("optimizer step", color=INK)
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    if per_epoch := plan.horizon.steps_per_epoch:
-        to_epoch, to_step = partial(np.multiply, 1 / per_epoch), partial(np.multiply, per_epoch)
+    if functions := _epochs(plan.horizon):
+        to_epoch, to_step = functions
         epochs = axes.secondary_xaxis("top", functions=(to_epoch, to_step))
         epochs.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
         epochs.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}")
@@ -230,6 +231,20 @@ def _frame(axes: Axes, plan: PlanBase, peaks: list[float]) -> None:
     title = f"{shorten(schedules, 100, placeholder=' ...')}\n{describe_length(plan)}"
     pad = 38 if axes.child_axes else 10  # with y, the title stays where it is put
     axes.set_title(title, loc="left", y=1, pad=pad, fontsize=11, color=INK, linespacing=1.4)
+
+
+def _epochs(horizon: Horizon) -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
+    """Return the functions from steps to epochs and back; None: the length of an epoch is unknown."""
+    if horizon.batch is None:
+        each = horizon.steps_per_epoch
+        return (partial(np.multiply, 1 / each), partial(np.multiply, each)) if each else None
+    if not horizon.has_epochs:
+        return None
+    marks = np.unique(np.linspace(0, horizon.steps, POINTS).round().astype(int))
+    epochs = [horizon.epochs_at(step) for step in marks.tolist()]
+    last = 1e9 * max(horizon.steps, 1)  # beyond the run, as matplotlib looks there too
+    steps, counts = np.array([-last, *marks, last]), np.array([-last, *epochs, last])
+    return (lambda step: np.interp(step, steps, counts)), (lambda epoch: np.interp(epoch, counts, steps))
 
 
 def _phases(axes: Axes, plan: PlanBase) -> None:

@@ -175,15 +175,18 @@ def write_files(plan: PlanBase, folder: Path, extra: Mapping[str, Any], picture:
 def write_csv(plan: PlanBase, path: Path) -> Path:
     """Write one row per step: the LR of every trainable group, the settings as `momentum/GROUP`, then `scalar/NAME`.
 
+    A batch that changes over the run is the last column.
+
     The floats read back exactly.
     """
     rates, moving = plan.lr(steps := sample_steps(plan, ROWS)), setting_columns(plan)
     values = {name: plan.setting(name, steps) for name in plan.also}
     settings = (values[name][:, column] for name, column, _ in moving)
-    rates = np.column_stack([rates, *settings, plan.scalar_values(steps)])
+    other = plan.columns_of(steps)
+    rates = np.column_stack([rates, *settings, *other.values()])
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(["step", *plan.names, *(title for _, _, title in moving), *(one.column for one in plan.scalars)])
+    table.writerow(["step", *plan.names, *(title for _, _, title in moving), *other])
     table.writerows([step, *row] for step, row in zip(steps.tolist(), rates.tolist(), strict=True))
     return write_whole(path, text.getvalue())
 
@@ -197,7 +200,7 @@ def write_json(plan: PlanBase, path: Path, extra: Mapping[str, Any] | None = Non
         "landmarks": [
             {"step": step, "why": why, "lr": dict(zip(plan.names, plan.lr(step).tolist(), strict=True))}
             | {title: float(plan.setting(name, step)[column]) for name, column, title in setting_columns(plan)}
-            | {one.column: float(one(step, plan.horizon)) for one in plan.scalars}
+            | {column: float(value[0]) for column, value in plan.columns_of(np.array([step])).items()}
             for step, why in marks.items()
         ],
         "checks": [asdict(one) for one in check(plan)],

@@ -20,6 +20,7 @@ from lrflow.plan.checks import check
 from lrflow.plan.scalars import PlanScalar
 from lrflow.plan.values import PlanBase, PlanSetting
 from lrflow.schedules import Continued, Curve, Duration, FrozenAfter, Horizon, OwnSteps, Schedule, Unfreezing
+from lrflow.schedules.batch_schedule import BatchScaled
 from lrflow.schedules.levels import AbsoluteLR
 from lrflow.schedules.part import PartOfRun
 from lrflow.schedules.serialization import to_spec
@@ -76,6 +77,8 @@ def landmarks(plan: PlanBase) -> dict[int, str]:
         add(phase.stop, "cooldown starts")
         if isinstance(schedule, Continued):
             add(schedule.at, "resumed")
+    for start, size in (plan.horizon.batch.changes(steps) if plan.horizon.batch else [])[:MAX_JUMPS]:
+        add(start, f"batch {size:,}")
     for schedule, _ in plan.curves:
         found: Iterable[int] = schedule.jumps(plan.horizon)
         if isinstance(schedule, OwnSteps):  # not each of its steps
@@ -162,6 +165,9 @@ def describe(schedule: Curve, horizon: Horizon | None = None) -> str:
     if isinstance(schedule, PartOfRun):
         start = f" from {schedule.start}" if schedule.start.value else ""
         return f"{describe(schedule.schedule)}{start}" + (f" over {schedule.over}" if schedule.over else "")
+    if isinstance(schedule, BatchScaled):
+        how = "the root of the batch" if schedule.rule == "sqrt" else "the batch"
+        return f"{describe(schedule.schedule, horizon)}, x {how} / {schedule.largest:,}"
     if isinstance(schedule, OwnSteps):
         own = None if horizon is None else horizon.of_every(schedule.every)
         return f"{describe(schedule.schedule, own)}; one step at every {schedule.every} of the run"
@@ -253,10 +259,11 @@ def describe_length(plan: PlanBase) -> str:
     """
     horizon = plan.horizon
     words = counted(horizon.steps, "step")
-    if horizon.steps_per_epoch:
-        words += f", {counted(f'{horizon.epochs:.4g}', 'epoch')} of {horizon.steps_per_epoch:,}"
-    if horizon.samples_per_step and (plan.in_samples or not horizon.steps_per_epoch):
-        words += f", {horizon.steps * horizon.samples_per_step:,.0f} samples"
+    if horizon.has_epochs:
+        words += f", {counted(f'{horizon.epochs:.4g}', 'epoch')}"
+        words += f" of {horizon.steps_per_epoch:,}" if horizon.steps_per_epoch else ""
+    if horizon.samples and (plan.in_samples or not horizon.steps_per_epoch):
+        words += f", {horizon.samples:,.0f} samples"
     return words
 
 
@@ -328,12 +335,14 @@ def _rates(plan: PlanBase, width: int) -> Iterator[Grid | Text]:
         rates = np.column_stack([rates, plan.setting(name, list(marks))[:, column]])
     labels += [scalar.name for scalar in plan.scalars]
     rates = np.column_stack([rates, plan.scalar_values(list(marks))])
-    epochs = plan.horizon.steps_per_epoch
+    if (batch := plan.horizon.batch) is not None:
+        labels.append("batch")
+        rates = np.column_stack([rates, batch.sizes_at(np.array(list(marks)))])
     needed = sum(max(NUMBER, *(len(word) + 2 for word in label.split())) for label in labels)
     if needed <= width - 40:
-        table = Grid("step", *(["epoch"] if epochs else []), "<", *labels)
+        table = Grid("step", *(["epoch"] if plan.horizon.has_epochs else []), "<", *labels)
         for (step, why), row in zip(marks.items(), rates, strict=True):
-            when = [f"{step:,}", *([f"{step / epochs:.3g}"] if epochs else []), why]
+            when = [f"{step:,}", *([f"{plan.horizon.epochs_at(step):.3g}"] if plan.horizon.has_epochs else []), why]
             table.row(*when, *(number(rate) for rate in row))
         yield table
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.plan.scalars import PlanScalar, values_of
 from lrflow.schedules import Curve, Horizon, ScheduledSetting
+from lrflow.schedules.batch_schedule import BatchScaled
 from lrflow.schedules.curve import BETA, highest_settings, numeric_settings
 from lrflow.schedules.serialization import to_spec
 from lrflow.schedules.time import Floats, durations_in
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from lrflow.layers import Group
 
 CACHE_CHUNK = 1 << 14  # steps evaluated at once: the intermediate arrays of a schedule then fit the processor's cache
+BATCH = "batch_size"
+"""Column with the samples of a step, where the batch changes over the run."""
+
 VERSION = 1  # of the layout of `PlanBase.to_dict`
 
 
@@ -189,6 +193,11 @@ class PlanBase:
         """
         return values_of(self.scalars, step, self.horizon)
 
+    def columns_of(self, steps: Any) -> dict[str, Floats]:
+        """Return what steps [n] have besides LRs and settings, by column: the scalars, and a batch that changes."""
+        found = {one.column: one(steps, self.horizon) for one in self.scalars}
+        return found | ({BATCH: self.horizon.batch.sizes_at(steps)} if self.horizon.batch else {})
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hex; equal plans have equal fingerprints on every machine."""
@@ -200,9 +209,9 @@ class PlanBase:
         Args:
             complete: include the fields that do not change any LR, which the fingerprint leaves out.
         """
-        horizon = asdict(self.horizon)
-        if self.horizon.samples_per_step is None or not (complete or self.in_samples):
-            del horizon["samples_per_step"]
+        horizon = self.horizon.to_dict()
+        if not (complete or self.in_samples):
+            horizon.pop("samples_per_step", None)
         return {
             "version": VERSION,
             "horizon": horizon,
@@ -235,7 +244,8 @@ def curves_of(groups: Sequence[Group], schedule: Curve) -> list[Curve]:
     for group in groups:
         curve = group.curve(schedule)
         try:
-            curves.append(curve if group.frozen else curve.of_peak(float(group.lr)))
+            curve = curve if group.frozen else curve.of_peak(float(group.lr))
+            curves.append(BatchScaled(curve, *group.batch) if group.batch else curve)
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem.key, replace(problem, message=f"{problem.message}, of {group.name}"))

@@ -28,6 +28,8 @@ from lrflow.schedules.schedule import Schedule
 from lrflow.schedules.time import Duration, DurationLike, Horizon, Phase
 
 if TYPE_CHECKING:
+    from lrflow.schedules.batch_schedule import BatchScaled
+    from lrflow.schedules.batches import BatchSteps
     from lrflow.schedules.cycles import Cyclical, OneCycle, WarmRestarts
     from lrflow.schedules.freezing import FrozenAfter, Unfreezing
     from lrflow.schedules.part import PartOfRun
@@ -39,6 +41,8 @@ Also = ScheduledSetting  # specs that were saved before the class was renamed ho
 
 __all__ = [
     "Also",
+    "BatchScaled",
+    "BatchSteps",
     "Constant",
     "Continued",
     "Cosine",
@@ -79,6 +83,7 @@ __getattr__ = lazily(__name__, {
     "Cyclical": "cycles", "OneCycle": "cycles", "WarmRestarts": "cycles",
     "Function": "pieces", "Piece": "pieces", "Piecewise": "pieces", "Product": "pieces",
     "PartOfRun": "part",
+    "BatchScaled": "batch_schedule", "BatchSteps": "batches",
     "Tabulated": "tabulated",
     "FrozenAfter": "freezing", "Unfreezing": "freezing",
     "Continued": "wrappers", "OfModule": "wrappers", "OwnSteps": "wrappers",

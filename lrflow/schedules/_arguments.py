@@ -89,13 +89,19 @@ def unknown_argument(key: str, value: object, message: str, known: Iterable[str]
     return UnknownProblem(key, message, value, did_you_mean(key.rpartition(".")[2], known), known=known)
 
 
+REPEATED = ("every", "period", "cycle", "restart_warmup", "timescale", "hold")
+"""Arguments that are intervals between changes of the LR."""
+
+
 def count_steps(duration: Duration, horizon: Horizon, name: str, problems: list[Problem]) -> int | None:
     """Return the duration in steps.
 
     None, after adding a problem, if the horizon lacks what the unit needs, or if no run is so long.
     """
     try:
-        steps = duration.steps(horizon)
+        last = name.rpartition(".")[2]
+        count = duration.interval if last in REPEATED else duration.steps
+        steps = duration.steps_at_end(horizon) if last == "cooldown" else count(horizon)
         if steps <= MOST_STEPS:
             return steps
         problems.append(Problem(name, f"is longer than the {MOST_STEPS:,} steps that a run has at most", str(duration)))
@@ -106,20 +112,23 @@ def count_steps(duration: Duration, horizon: Horizon, name: str, problems: list[
                 name,
                 str(error),
                 str(duration),
-                uncountable_hint(duration),
+                uncountable_hint(duration, horizon),
             )
         )
         return None
 
 
-def uncountable_hint(duration: Duration) -> str:
-    """Return the hint for a duration that cannot be converted to steps."""
+def uncountable_hint(duration: Duration, horizon: Horizon | None = None) -> str:
+    """Return the hint for a duration that cannot be converted to the steps of a run."""
+    given = "give steps ('500 steps') or a share of the run ('10%')"
+    if horizon is not None and horizon.batch is not None:
+        return given
     known = (
         "a loader that has samples_per_batch sets the samples per step"
         if duration.unit == "samples"
         else "trainer.limit_train_batches=N makes an epoch N batches long"
     )
-    return f"give steps ('500 steps') or a share of the run ('10%'); or {known}"
+    return f"{given}; or {known}"
 
 
 def prefix_keys(key: str, problems: list[Problem]) -> list[Problem]:

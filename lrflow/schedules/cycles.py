@@ -58,14 +58,14 @@ class WarmRestarts(Shape):
         elapsed = phase.elapsed(step)
         cycle = np.minimum(np.searchsorted(edges, elapsed, side="right"), len(edges) - 1) - 1
         since, steps = elapsed - edges[cycle], edges[cycle + 1] - edges[cycle]
-        warmup = np.where(cycle > 0, np.minimum(self.restart_warmup.steps(phase.horizon), steps - 1.0), 0.0)
+        warmup = np.where(cycle > 0, np.minimum(self.restart_warmup.interval(phase.horizon), steps - 1.0), 0.0)
         falling = 0.5 * (1.0 + np.cos(math.pi * (np.maximum(since - warmup, 0.0) / (steps - warmup))))
         rising = (1.0 + since) / (1.0 + warmup)  # in equal steps from 1 / (warmup + 1)
         return np.where(since < warmup, rising, falling) * np.power(self.decay, cycle.astype(np.float64))
 
     def _edges(self, phase: Phase) -> Floats:
         """Return the start of each cycle and the end of the last one, in steps from the phase's start."""
-        period = max(self.period.steps(phase.horizon), 1)
+        period = max(self.period.interval(phase.horizon), 1)
         most = min(phase.steps // period + 1, self._longest_count(phase, period), MOST_CHANGES + 2)
         with np.errstate(over="ignore"):  # the length of a late cycle may exceed the range of a float
             steps = np.floor(period * np.power(self.multiplier, np.arange(float(most))) + 0.5)
@@ -156,7 +156,7 @@ class Cyclical(Shape):
 
     def _ways(self, phase: Phase) -> tuple[int, int]:
         """Return how many steps of a cycle rise, and how many fall."""
-        steps = max(self.cycle.steps(phase.horizon), 2)
+        steps = max(self.cycle.interval(phase.horizon), 2)
         up = min(max(math.floor(steps * self.rise + 0.5), 1), steps - 1)
         return up, steps - up
 
@@ -209,7 +209,7 @@ class OneCycle(Shape):
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """Return the multipliers: from `start` to 1 over the rise, then from 1 to `end`."""
-        rise = min(max(self.rise.steps(phase.horizon), 1), max(phase.steps - 1, 1))
+        rise = min(max(self.rise.steps(phase.horizon, phase.start), 1), max(phase.steps - 1, 1))
         elapsed = phase.elapsed(step)
         rising = self.start + (1.0 - self.start) * self._eased(np.minimum(elapsed / rise, 1.0))
         left = 1.0 - np.maximum(elapsed - rise, 0.0) / max(phase.steps - rise, 1)

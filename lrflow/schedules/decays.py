@@ -155,7 +155,7 @@ class Exponential(Shape):
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """Return gamma^(t / every), with t / every rounded down if it is a staircase."""
-        every = max(self.every.steps(phase.horizon), 1)
+        every = max(self.every.interval(phase.horizon), 1)
         periods = phase.elapsed(step) / every
         if self.staircase:
             periods = np.minimum(np.floor(periods), periods_before(phase.steps, every))
@@ -165,7 +165,7 @@ class Exponential(Shape):
         """Return the end of each `every` inside the phase if it is a staircase."""
         if not self.staircase:
             return ()
-        every = max(self.every.steps(phase.horizon), 1)
+        every = max(self.every.interval(phase.horizon), 1)
         return tuple(range(phase.start + every, phase.stop, every)[:MOST_CHANGES])
 
     def check(self, phase: Phase) -> list[Problem]:
@@ -207,7 +207,7 @@ class InverseTime(Shape):
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """Return (1 + gamma t / every)^-power."""
-        every = max(self.every.steps(phase.horizon), 1)
+        every = max(self.every.interval(phase.horizon), 1)
         return np.power(1.0 + self.gamma * phase.elapsed(step) / every, -self.power)
 
     def check(self, phase: Phase) -> list[Problem]:
@@ -239,7 +239,7 @@ class InverseSqrt(Shape):
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """Return sqrt(s / (s + t))."""
-        timescale = phase.start if self.timescale is None else self.timescale.steps(phase.horizon)
+        timescale = phase.start if self.timescale is None else self.timescale.interval(phase.horizon)
         timescale = max(timescale, 1)
         return np.sqrt(timescale / (timescale + phase.elapsed(step)))
 

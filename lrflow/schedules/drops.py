@@ -32,7 +32,7 @@ class Step(Shape):
 
     def __call__(self, step: Floats, phase: Phase) -> Floats:
         """Return gamma to the power of the number of drops so far."""
-        every = max(self.every.steps(phase.horizon), 1)
+        every = max(self.every.interval(phase.horizon), 1)
         before = phase.start // every
         last = max(periods_before(phase.stop, every), before)
         drops = np.clip(np.floor(step / every), before, last) - before
@@ -40,7 +40,7 @@ class Step(Shape):
 
     def jumps(self, phase: Phase) -> tuple[int, ...]:
         """Return the multiples of `every` inside the phase."""
-        every = max(self.every.steps(phase.horizon), 1)
+        every = max(self.every.interval(phase.horizon), 1)
         return tuple(range((phase.start // every + 1) * every, phase.stop, every)[:MOST_CHANGES])
 
     def check(self, phase: Phase) -> list[Problem]:

@@ -10,11 +10,11 @@ from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps
 from lrflow.schedules.curve import Curve, ScheduledSetting
 from lrflow.schedules.time import Duration, DurationLike, Floats, Horizon, Phase
-from lrflow.schedules.wrappers import _Wrapper
+from lrflow.schedules.wrappers import Wrapper
 
 
 @dataclass(frozen=True, init=False)
-class _Freezing(_Wrapper):
+class _Freezing(Wrapper):
     """The base class of curves that freeze a group; its scheduled settings move on."""
 
     def without_freezing(self) -> Curve:
@@ -59,7 +59,8 @@ class Unfreezing(_Freezing):
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
         """Return the multipliers at an array of steps [n], all in [0, horizon.steps]."""
-        start, warmup = self.first_step(horizon), self.warmup.steps(horizon)
+        start = self.first_step(horizon)
+        warmup = self.warmup.steps(horizon, start)
         rise = np.minimum((steps - start + 1.0) / (warmup + 1.0), 1.0) if warmup else 1.0
         return np.where(steps < start, 0.0, self.schedule(steps, horizon) * rise)
 
@@ -70,7 +71,8 @@ class Unfreezing(_Freezing):
     def phase(self, horizon: Horizon) -> Phase:
         """Return the phase from the end of both warmups, the run's and the group's, to the start of the cooldown."""
         phase = self.schedule.phase(horizon)
-        start = min(self.first_step(horizon) + self.warmup.steps(horizon), horizon.steps)
+        first = self.first_step(horizon)
+        start = min(first + self.warmup.steps(horizon, first), horizon.steps)
         return Phase(max(phase.start, start), max(phase.stop, start), horizon)
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:

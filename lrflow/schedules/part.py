@@ -46,8 +46,9 @@ class PartOfRun(Curve):
     def _part(self, horizon: Horizon) -> tuple[int, Horizon]:
         """Return the first step of the part, and its length as a horizon."""
         first = self.start.steps(horizon)
-        length = horizon.steps - first if self.over is None else self.over.steps(horizon)
-        return first, replace(horizon, steps=max(1, min(length, horizon.steps - first) if self._rounded_up else length))
+        length = horizon.steps - first if self.over is None else self.over.steps(horizon, first)
+        own = max(1, min(length, horizon.steps - first) if self._rounded_up else length)
+        return first, horizon.part(first, own)
 
     @property
     def _rounded_up(self) -> bool:

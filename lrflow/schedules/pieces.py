@@ -13,7 +13,7 @@ from lrflow.errors import ConfigError, Problem
 from lrflow.imports import np
 from lrflow.schedules._arguments import Arguments, count_steps, prefix_keys
 from lrflow.schedules.curve import Curve, Shape
-from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Horizon, Phase
+from lrflow.schedules.time import LATER, Duration, DurationLike, Floats, Phase
 
 
 @dataclass(frozen=True, init=False)
@@ -83,9 +83,7 @@ class Piece:
         """Return the phase as the shape counts it: with a clock of its own it is a run of the piece's length."""
         if self.clock == "run":
             return phase
-        run = Horizon(max(phase.steps, 1), None, phase.horizon.samples_per_step).rounding_to(phase.horizon.rounding)
-        object.__setattr__(run, "steps_per_epoch", phase.horizon.steps_per_epoch)
-        return Phase(0, phase.steps, run)
+        return Phase(0, phase.steps, phase.horizon.part(phase.start, max(phase.steps, 1)))
 
 
 MOST_PIECES = 1000
@@ -135,7 +133,7 @@ class Piecewise(Shape):
         found = []
         start = phase.start
         for piece in self.pieces:
-            steps = phase.steps if piece.duration is None else piece.duration.steps(phase.horizon)
+            steps = phase.steps if piece.duration is None else piece.duration.steps(phase.horizon, start)
             stop = min(start + steps, phase.stop)
             if stop > start:
                 found.append((piece, Phase(start, stop, phase.horizon)))

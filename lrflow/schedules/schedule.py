@@ -188,7 +188,7 @@ class Schedule(Curve):
         """Return the same phase on the clock of the schedule, which may count from 1."""
         horizon = horizon.rounding_to(self.rounding)
         start = min(self.warmup.steps(horizon), horizon.steps)
-        return Phase(start, max(start, horizon.steps - self.cooldown.steps(horizon)), horizon)
+        return Phase(start, max(start, horizon.steps - self.cooldown.steps_at_end(horizon)), horizon)
 
     def _shape_phase(self, horizon: Horizon) -> Phase:
         """Return the phase that the shape fills; one that the run cuts off ends after it."""
@@ -196,7 +196,7 @@ class Schedule(Curve):
         start = between.start if self.shape_from == "warmup_end" else 0
         if self.shape_length is None:
             return replace(between, start=start)
-        stop = start + self.shape_length.steps(between.horizon)
+        stop = start + self.shape_length.steps(between.horizon, start)
         return Phase(start, stop, between.horizon.at_least(stop))
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
@@ -234,7 +234,7 @@ class Schedule(Curve):
 
     def _hold(self, horizon: Horizon) -> int:
         """Return the number of steps between changes of the LR, 1 without `hold`."""
-        return max(1, self.hold.steps(horizon.rounding_to(self.rounding)))
+        return max(1, self.hold.interval(horizon.rounding_to(self.rounding)))
 
     def _at(self, step: int, phase: Phase) -> float:
         """Return the value of the shape, above the floor, at one step of its phase."""

@@ -15,7 +15,7 @@ ContinueMode = Literal["keep", "rescale", "extend", "decay_now", "rewarm"]
 
 
 @dataclass(frozen=True)
-class _Wrapper(Curve):
+class Wrapper(Curve):
     """The base class of curves around a schedule."""
 
     schedule: Curve
@@ -32,7 +32,7 @@ class _Wrapper(Curve):
 
 
 @dataclass(frozen=True)
-class Continued(_Wrapper):
+class Continued(Wrapper):
     """The schedule of a run resumed at step `at`: the old curve until then, then its continuation.
 
     Args:
@@ -93,7 +93,7 @@ class Continued(_Wrapper):
         curve = self.schedule
         while isinstance(curve, Continued):
             curve = curve.schedule
-        return curve.without_freezing(), replace(horizon, steps=max(horizon.steps - self.at, 1))
+        return curve.without_freezing(), horizon.part(self.at, max(horizon.steps - self.at, 1))
 
     def _warmed_again(self, steps: Floats, horizon: Horizon) -> Floats:
         """Return the schedule over the rest of the run; its warmup, as it rises, starts at the LR of step `at`."""
@@ -237,7 +237,7 @@ class Continued(_Wrapper):
 
 
 @dataclass(frozen=True)
-class OwnSteps(_Wrapper):
+class OwnSteps(Wrapper):
     """The schedule of an optimizer that steps at every `every`-th step of the run, in the optimizer's own steps.
 
     Its step k is made at the step `(k + 1) * every - 1` of the run, and has the value of the schedule at k. The value

@@ -15,6 +15,7 @@ from rich.console import Console
 from lrflow import assemble
 from lrflow.callbacks import early_ends, time_limit
 from lrflow.config import Config
+from lrflow.config.batch_schedule import batch_unit
 from lrflow.config.checks.compatibility import check_combination
 from lrflow.config.checks.keys import settings_of
 from lrflow.config.schemas.average import averaging_of
@@ -30,6 +31,7 @@ from lrflow.runs import RunFolder
 from lrflow.schedules import Horizon
 from lrflow.tasks.run_record import record_plan
 from lrflow.training import Checkpoints, EvaluationWeights, Signals
+from lrflow.training.batch_schedule import follow_batches
 from lrflow.training.branches import Branch, compile_branched, length_without_cooldown
 from lrflow.training.callbacks import build_callbacks
 from lrflow.training.configure_optimizers import supply_optimizer
@@ -138,10 +140,11 @@ def prepare(
     config = settled(config, counted, report)
     trainer.run_for(counted)  # before the module is built, since that may read the length of the run
     module = _module(config, trainer, data, resumed, report)
+    groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted)
+    planned = _planned(config, counted, module, groups, resumed, report, trainer.world_size)
+    follow_batches(config, trainer, data, planned.plan.horizon)
     if line := check_loop(trainer, module):
         report(line)
-    groups = assemble.build_groups(config, module, trainer.world_size, report, data, counted)
-    planned = _planned(config, counted, module, groups, resumed, report)
     _report_plan(config, planned, groups, resumed, console, report)
     if warning := crowding(trainer.strategy.root_device):
         report(f"warning: {warning}")
@@ -195,6 +198,7 @@ def _planned(
     groups: Sequence[Group],
     resumed: Resumed | None,
     report: Report,
+    processes: int,
 ) -> _Planned:
     """Compile the plan.
 
@@ -205,6 +209,7 @@ def _planned(
         groups: of its parameters.
         resumed: the run that is resumed; None: a new run.
         report: is called with one line per change of the feedback.
+        processes: number of processes that train.
 
     Raises:
         ConfigError: the plan or an interval does not fit the length of the run, or a resumed run.
@@ -217,7 +222,7 @@ def _planned(
         resumed.check(module)
         ends = config.trainer
         limits = (ends.max_epochs, ends.max_steps, ends.accumulate_grad_batches, ends.max_samples)
-        horizon = resumed.horizon(counted, *limits)
+        horizon = resumed.horizon(counted, *limits, batch_unit(config, processes))
         branches = resumed.branched(horizon, config.resume.horizon, groups, schedule, settings, scalars)
         check_same_length(config, counted, branches)
     length = length_without_cooldown(branches, horizon)

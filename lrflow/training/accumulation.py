@@ -103,12 +103,10 @@ class WindowMean(Callback):
     epoch that does not divide evenly, and if `training_step` skips a batch. Full windows are unchanged, bit for bit.
     The callback has to come before those that read gradients.
 
-    Args:
-        accumulate: number of batches of a full window.
     """
 
-    def __init__(self, accumulate: int) -> None:
-        self._accumulate, self._batches = accumulate, 0
+    def __init__(self) -> None:
+        self._batches = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with a new window, also after a rollback within one."""
@@ -123,9 +121,10 @@ class WindowMean(Callback):
     ) -> None:
         """Scale the gradients of a short window."""
         batches, self._batches = self._batches, 0
-        if not 0 < batches < self._accumulate or trainer.strategy.handles_gradient_accumulation:
+        accumulate: int = trainer.accumulate_grad_batches
+        if not 0 < batches < accumulate or trainer.strategy.handles_gradient_accumulation:
             return
-        weight = self._accumulate / batches
+        weight = accumulate / batches
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.requires_grad:  # of a second-order optimizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lrflow.layers import Group
@@ -32,11 +32,8 @@ class Branch:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
-        before = asdict(self.before)
-        if self.before.samples_per_step is None:
-            del before["samples_per_step"]  # keeps the format of checkpoints without samples
         reason = {} if self.reason is None else {"reason": self.reason}
-        return {"at": self.at, "before": before, "how": self.how, **reason}
+        return {"at": self.at, "before": self.before.to_dict(), "how": self.how, **reason}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Branch:

@@ -19,6 +19,7 @@ from lrflow.metric import Metric
 from lrflow.remote import upload
 from lrflow.runs import BEST, RunFolder, checkpoints_in, name_of_step, step_of
 from lrflow.schedules import Duration, Horizon
+from lrflow.schedules.time import Periods
 from lrflow.seal import newest_undamaged
 from lrflow.training.best import Best
 from lrflow.training.checkpoint_file import AtomicCheckpointIO, encode
@@ -50,8 +51,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         folder: the folder of the checkpoints: `step-0000100.ckpt`, `best.ckpt` for the best by `metric`, and the other
             `best` ones.
         horizon: converts `every` into steps.
-        every: time between two checkpoints; whole epochs are the real epochs of the data. None saves only when the run
-            ends or is asked to stop.
+        every: time between two checkpoints; whole epochs are real ones. None saves only when the run ends or has to.
         keep: number of latest checkpoints to keep; None keeps all.
         metric: decides which checkpoint is the best; None keeps no best one.
         stop: the request to stop the run.
@@ -93,7 +93,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         self._best = Best(folder / BEST, metric, best, name)
         self._source, self._broken = source, list(broken)
         self._every_epochs = every.whole_epochs if every else None
-        self._every = max(1, every.steps(horizon)) if every and not self._every_epochs else None
+        self._every = Periods(every, horizon) if every and not self._every_epochs else None
         self._keep, self._writes, self._rollback = keep, writes, rollback
         self.stop = stop or StopRequest()
         self._agree_every = agree_every
@@ -183,7 +183,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         if self._must_repair:  # only now, since a run that makes no step leaves its folder as it was
             self._repair(self._step)
         self._step = step
-        if self._every and step % self._every == 0:
+        if self._every and self._every.end_with(step):
             self._due = True
         self._due |= self.stop.agreed_after_step(trainer, self._agree_every)
         wanted = self._rollback is not None and self._rollback.is_due(step)
@@ -261,6 +261,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             "groups": self._groups,
             "accumulate": trainer.accumulate_grad_batches,
             "position": position.as_dict(),
+            **({"batch_unit": unit} if (unit := getattr(trainer, "batch_unit", None)) else {}),
             "random": random_states(trainer),
             "end": trainer.end if isinstance(trainer, Trainer) else None,
         }
@@ -300,9 +301,9 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
             position, divided = Position(**checkpoint["lrflow"]["position"]), checkpoint["lrflow"]["accumulate"]
-            if position.batch and divided != trainer.accumulate_grad_batches:  # of the same effective batch
-                at = position.redivided(divided, trainer.accumulate_grad_batches)
-                at.write_into(checkpoint["loops"]["fit_loop"])
+            accumulate = divided if getattr(trainer, "batch_unit", None) else trainer.accumulate_grad_batches
+            if position.batch and divided != accumulate:  # of the same effective batch
+                position.redivided(divided, accumulate).write_into(checkpoint["loops"]["fit_loop"])
             if not position.batch:
                 trainer.fit_loop.random_state = self._restored  # type: ignore[attr-defined]
 

@@ -162,7 +162,8 @@ class BetweenSteps(FeedbackLoop):
     ) -> None:
         """Collect the loss, and read the metric if it is due."""
         if self._collects_loss:
-            self._loss.add(outputs)
+            varies = trainer.batch_unit is not None  # type: ignore[attr-defined]
+            self._loss.add(outputs, trainer.accumulate_grad_batches if varies else 1)
         if self._times.after_batch(trainer):
             self._read(trainer, "a metric that is logged at an epoch's end needs feedback.every='1 epoch'")
 
@@ -181,7 +182,8 @@ class BetweenSteps(FeedbackLoop):
         """Return the mean loss since the last reading, over all devices; None if every batch was skipped."""
         if trainer.world_size > 1:
             self._loss.reduce()
-        value = None if self._loss.skipped else float(self._loss.mean(trainer))
+        varies = trainer.batch_unit is not None  # type: ignore[attr-defined]
+        value = None if self._loss.skipped else float(self._loss.mean(1 if varies else trainer.accumulate_grad_batches))
         self._loss.reset()
         return value
 

@@ -43,6 +43,8 @@ def obstacle(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
         return f"{name} steps its optimizers itself"
     if type(strategy) not in (SingleDeviceStrategy, DDPStrategy):
         return f"{type(strategy).__name__} trains in a way of its own"
+    if getattr(trainer, "batch_unit", None) or getattr(trainer, "varies_loader", False):
+        return "schedule.batch changes the batches of a step"
     if getattr(strategy, "_model_averaging_period", None) is not None:
         return f"{type(strategy).__name__} averages the models of the devices"
     if type(trainer.profiler) is not NoProfiler:  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from lrflow.data.order import collate_whole
 from lrflow.data.sampling import sampled
 from lrflow.errors import ConfigError, Problem
 from lrflow.training.loaders import map_loaders
-from lrflow.training.loops import combine
+from lrflow.training.look_ahead import combine
 
 PREFETCHED = 2
 """Batches that a worker fetches ahead where nothing says how many; torch's default."""

@@ -20,14 +20,16 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from lrflow.augment.base import Augmented
 from lrflow.config import Config
-from lrflow.config.length import Epoch, count_steps
+from lrflow.config.batch_schedule import Epoch
+from lrflow.config.length import count_steps
 from lrflow.data import is_ordered, ordered
+from lrflow.data.order import order_of_examples
 from lrflow.errors import ConfigError, Problem
 from lrflow.files import user_lock
 from lrflow.schedules import Horizon
 from lrflow.schedules._arguments import uncountable_hint
 from lrflow.stops import leave_to_parent
-from lrflow.training.loops import combine
+from lrflow.training.look_ahead import combine
 from lrflow.training.trainer import quieten_lightning
 
 log = logging.getLogger("lrflow")
@@ -321,7 +323,7 @@ def count_horizon(config: Config, data: pl.LightningDataModule, processes: int) 
     if loaders is None:
         message = f"{type(data).__name__}.train_dataloader() returns None, so there is nothing to train on"
         raise ConfigError([Problem("data", message)])
-    epoch = Epoch(_batches(loaders), samples_per_batch(loaders))
+    epoch = Epoch(_batches(loaders), samples_per_batch(loaders), *order_of_examples(loaders))
     if epoch.batches == 0:
         message = f"the training data on {processes} device(s) does not fill a single batch"
         hint = "give more examples, or a smaller batch"

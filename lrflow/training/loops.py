@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
 from pytorch_lightning.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
 from pytorch_lightning.trainer import call
-from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
-from pytorch_lightning.utilities import CombinedLoader
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lrflow.data import is_ordered
 from lrflow.data.order import start_at
 from lrflow.errors import LrflowError
 from lrflow.plan import PlanScheduler
+from lrflow.schedules import Horizon
 from lrflow.training.accumulation import AccumulationWindows
 from lrflow.training.lean_loop import LeanBatches, obstacle
+from lrflow.training.look_ahead import LoaderSource
 from lrflow.training.manual_optimization import ManualOptimizers, TrainingSteps
 from lrflow.training.metric_reading import ValidationTimes
 from lrflow.training.recovery import RollbackDue
@@ -28,86 +25,6 @@ from lrflow.training.state import random_state, set_random_state
 from lrflow.training.validation_loop import ValidationLoop
 
 log = logging.getLogger("lrflow")
-
-
-class LookAhead(CombinedLoader):
-    """Loaders without a reliable length: hides it, so that Lightning fetches one batch ahead and detects the last one.
-
-    Lightning (2.6.6) trusts a known length: it cuts the epoch there, and if the loader ends earlier, the epoch ends
-    without its validation and without the last step of an accumulation window.
-
-    With several processes the epoch ends for all of them when the first loader ends; otherwise the others would wait
-    forever for its gradients.
-
-    Args:
-        loaders: the loaders, as in `CombinedLoader`; they keep their lengths.
-        mode: as in `CombinedLoader`.
-        limit: maximum number of batches per epoch; None for no limit.
-        all_have: returns whether a condition holds in all processes, which call it together; None: a single process.
-    """
-
-    def __init__(
-        self, loaders: Any, mode: Any, limit: int | None = None, all_have: Callable[[bool], bool] | None = None
-    ) -> None:
-        super().__init__(loaders, mode)
-        self._limit, self._count, self._all_have = limit, 0, all_have
-
-    def __len__(self) -> int:
-        raise TypeError("the length of the training data is only nominal")
-
-    def __iter__(self) -> LookAhead:
-        self._count = 0
-        super().__iter__()
-        return self
-
-    def __next__(self) -> Any:
-        if self._count == self._limit:
-            raise StopIteration
-        try:
-            batch, exists = super().__next__(), True
-        except StopIteration:
-            batch, exists = None, False
-        if not (exists if self._all_have is None else self._all_have(exists)):
-            raise StopIteration
-        self._count += 1
-        return batch
-
-
-class _LoaderSource(_DataLoaderSource):
-    """The source of the training loaders; those without a reliable length are wrapped in `LookAhead`."""
-
-    def dataloader(self) -> Any:
-        loaders, data = super().dataloader(), self.instance
-        if (
-            not isinstance(data, pl.LightningDataModule)
-            or data.trainer is None
-            or not has_nominal_length(loaders, data)
-        ):
-            return loaders
-        limit = data.trainer.limit_train_batches
-        combined, strategy = combine(loaders), data.trainer.strategy
-        return LookAhead(
-            combined.iterables,
-            combined._mode,
-            limit if isinstance(limit, int) else None,
-            strategy.reduce_boolean_decision if data.trainer.world_size > 1 else None,
-        )
-
-
-def combine(loaders: Any) -> CombinedLoader:
-    """Return the loaders as Lightning iterates over them: until the longest ends."""
-    return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
-
-
-def has_nominal_length(loaders: Any, data: pl.LightningDataModule) -> bool:
-    """Whether an epoch may have another number of batches than the length of its loaders, so that we look ahead.
-
-    The length is exact if lrflow defines the order. It is trusted if the data save their own state, because looking
-    ahead would save the state of one batch too many.
-    """
-    leaves = combine(loaders).flattened
-    stateful = is_overridden("load_state_dict", data) or any(hasattr(loader, "state_dict") for loader in leaves)
-    return not stateful and not all(is_ordered(loader) for loader in leaves)
 
 
 class FitLoop(_FitLoop):
@@ -125,7 +42,7 @@ class FitLoop(_FitLoop):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer, min_epochs=0, max_epochs=-1)
         self.epoch_loop = EpochLoop(trainer)
-        self._data_source = _LoaderSource(None, "train_dataloader")
+        self._data_source = LoaderSource(None, "train_dataloader")
         self.random_state: dict[str, Any] | None = None
         self.first_random_state: dict[str, Any] | None = None
         self._start: tuple[int, int] | None = None
@@ -163,6 +80,15 @@ class FitLoop(_FitLoop):
         super().setup_data()
         if self.random_state is not None:
             self.random_state = random_state()
+        self.count_batches()
+
+    def count_batches(self) -> None:
+        """Take the number of batches of the present epoch from a loader whose batches change their size."""
+        if self.trainer.varies_loader and self._combined_loader is not None:  # type: ignore[attr-defined]
+            self._combined_loader.limits = None  # those of the first epoch of this process
+            self.max_batches = max(len(loader) for loader in self._combined_loader.flattened)
+            if isinstance(self.trainer.val_check_interval, float):  # else after every batch, if the loop decides so
+                self.trainer.val_check_batch = self.max_batches
 
     def _load_combined_loader_states(self) -> None:
         """Restore what is needed when the loaders exist and their first epoch has not started."""
@@ -196,7 +122,7 @@ class EpochLoop(_TrainingEpochLoop):
     """The loop over the batches of an epoch, with any number of batches, and over the validations in it.
 
     Attributes:
-        steps_per_epoch: optimizer steps per epoch in the plan; None if unknown.
+        length: length of the run; None before `Trainer.run_for`.
         is_lean: whether this fit trains by the lean loop.
         own_steps: counts the steps of automatic optimization.
         validates_at_end: whether to validate at the end of the run.
@@ -211,7 +137,8 @@ class EpochLoop(_TrainingEpochLoop):
         super().__init__(trainer)
         self.automatic_optimization = AccumulationWindows(trainer)
         self.manual_optimization = TrainingSteps(trainer)
-        self.steps_per_epoch: int | None = None
+        self.length: Horizon | None = None
+        self._window = 0  # batches of the epoch before the present accumulation window
         self.validates_at_end = False
         self.validations: ValidationTimes | None = None
         self.waited = self._fetching = 0.0
@@ -280,6 +207,7 @@ class EpochLoop(_TrainingEpochLoop):
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Start the loaders of an epoch, with their workers."""
         waited, started = self.waited, time.perf_counter()
+        self.trainer.fit_loop.count_batches()  # type: ignore[attr-defined]
         super().on_run_start(data_fetcher)
         self.waited = waited + time.perf_counter() - started  # batches that are fetched here count once
 
@@ -304,6 +232,8 @@ class EpochLoop(_TrainingEpochLoop):
                 f"(automatic_optimization = {module.automatic_optimization}), so the plan would not be executed"
             )
         self._steps_before = self.global_step
+        if not self.automatic_optimization.is_open:
+            self._begin_window()
         try:
             if self._lean is None or self.restarting:
                 super().advance(data_fetcher)
@@ -316,6 +246,19 @@ class EpochLoop(_TrainingEpochLoop):
                     hook(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
                 self.on_advance_end(data_fetcher)
             raise
+
+    def _begin_window(self) -> None:
+        """Set how many batches the next step accumulates, where that changes over the run."""
+        unit, horizon = self.trainer.batch_unit, self.length  # type: ignore[attr-defined]
+        if unit is not None and horizon is not None and horizon.batch is not None:
+            self._window = self.batch_progress.current.ready
+            self.trainer.accumulate_grad_batches = horizon.batch.size(self.global_step) // unit
+
+    def _accumulated_batches_reached(self) -> bool:
+        """Whether the present batch is the last one of a full accumulation window."""
+        if self.trainer.batch_unit is None:  # type: ignore[attr-defined]
+            return super()._accumulated_batches_reached()
+        return bool(self.batch_progress.current.ready - self._window >= self.trainer.accumulate_grad_batches)
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
         """Advance the plan only after a step: Lightning (2.6.6) also calls this after skipped batches."""
@@ -353,16 +296,30 @@ class EpochLoop(_TrainingEpochLoop):
             self.trainer.fit_loop.min_epochs, self.min_steps = 0, None  # no step would ever reach them
             reason = f"the training data: epoch {epoch} had no batch for a step{where}"
             self.trainer.stop(reason)  # type: ignore[attr-defined]
-        elif self.steps_per_epoch not in (None, steps) and not self._has_warned:
+        elif (planned := self._planned_steps(epoch - 1)) not in (None, steps) and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "epoch %d had %d steps instead of %d, as expected from the length of the training data; the run still "
                 "makes the %d steps of the plan, over as many epochs as needed",
                 epoch,
                 steps,
-                self.steps_per_epoch,
+                planned,
                 self.max_steps,
             )
+
+    def _planned_batches(self) -> int:
+        """Return the batches of an epoch in the plan, for a loader whose length is only nominal."""
+        horizon, unit = self.length, self.trainer.batch_unit  # type: ignore[attr-defined]
+        if unit and horizon and horizon.batch and horizon.batch.epoch:
+            return int(horizon.batch.epoch // unit)
+        steps = horizon.steps_per_epoch if horizon else None
+        return (steps or 1) * self.trainer.accumulate_grad_batches
+
+    def _planned_steps(self, epoch: int) -> int | None:
+        """Return the steps of an epoch, from 0, in the plan; None if unknown."""
+        if self.length is None or self.length.batch is None:
+            return None if self.length is None else self.length.steps_per_epoch
+        return self.length.batch.steps_in(epoch) if self.length.has_epochs else None
 
     def _is_validation_due(self) -> bool:
         if not self.trainer.enable_validation or not self.batch_progress.total.ready:
@@ -381,6 +338,6 @@ class EpochLoop(_TrainingEpochLoop):
         assert self.validations is not None
         batches = self.trainer.num_training_batches
         if batches == float("inf"):
-            batches = (self.steps_per_epoch or 1) * self.trainer.accumulate_grad_batches
+            batches = self._planned_batches()
         steps = self.global_step if self._stepped else None
         return self.validations.after_batch(self.batch_progress.current.ready, int(batches), steps)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,25 @@ def varies(column: str) -> bool:
     return column.startswith(VARYING)
 
 
-def clock(horizon: Horizon, data: Any) -> dict[str, float]:
-    """Return what a step adds to the counts of a run besides its steps: `samples`, and `tokens`, where they are known.
+def clock(horizon: Horizon, data: Any) -> dict[str, Callable[[int], float]]:
+    """Return the counts of a run besides its steps, `samples` and `tokens`, where they are known.
 
     Args:
         horizon: length of the run; its samples are examples, or steps of an environment.
         data: data module of the run.
+
+    Returns:
+        By name a function from the number of steps that were made to the count.
     """
-    if horizon.samples_per_step is None:
+    samples: Callable[[int], float]
+    if horizon.batch is not None:
+        samples = horizon.batch.samples
+    elif (each := horizon.samples_per_step) is not None:
+        samples = partial(operator.mul, each)
+    else:
         return {}
     tokens = getattr(data, "tokens_per_example", None)
-    counts = {"samples": horizon.samples_per_step}
-    return {**counts, "tokens": horizon.samples_per_step * tokens} if tokens else counts
+    return {"samples": samples, **({"tokens": lambda steps: samples(steps) * tokens} if tokens else {})}
 
 
 def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, float]:
@@ -45,10 +55,11 @@ def machine_use(trainer: pl.Trainer, steps: int, seconds: float) -> dict[str, fl
     """
     found: dict[str, float] = {}
     if seconds > 0:
-        found[STEPS] = speed = steps / seconds
+        found[STEPS] = steps / seconds
         if isinstance(trainer, Trainer) and trainer.horizon:
-            amounts = clock(trainer.horizon, getattr(trainer, "datamodule", None))
-            found |= {PER_SECOND.format(name): speed * amount for name, amount in amounts.items()}
+            last, counts = trainer.global_step, clock(trainer.horizon, getattr(trainer, "datamodule", None))
+            first = max(last - steps, 0)
+            found |= {PER_SECOND.format(name): (count(last) - count(first)) / seconds for name, count in counts.items()}
         for callback in getattr(trainer, "callbacks", ()):
             if isinstance(callback, FlopMeter):
                 found |= callback.use(trainer, found[STEPS])

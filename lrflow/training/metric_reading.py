@@ -13,6 +13,7 @@ from torch import Tensor
 from lrflow.errors import Problem, SettingError, did_you_mean
 from lrflow.metric import TRAIN_LOSS, is_validation
 from lrflow.schedules import Duration, Horizon
+from lrflow.schedules.time import Periods
 
 
 class MeanLoss:
@@ -35,10 +36,16 @@ class MeanLoss:
         self._total = torch.full((), total, dtype=dtype or torch.get_default_dtype(), device=device)
         self._batches = batches
 
-    def add(self, outputs: Any) -> None:
-        """Add a batch by the outputs of `on_train_batch_end`; empty if the training step returned None."""
+    def add(self, outputs: Any, times: int = 1) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: of `on_train_batch_end`; empty if the training step returned None.
+            times: factor on its loss, where the batches that are averaged are not all divided by the same number.
+        """
         if outputs and "loss" in outputs:
-            self._total += outputs["loss"].detach()
+            loss = outputs["loss"].detach()
+            self._total += loss if times == 1 else loss * times
             self._batches += 1
 
     @property
@@ -46,10 +53,14 @@ class MeanLoss:
         """Whether there is no loss: there was no batch, or all batches were skipped."""
         return not self._batches
 
-    def mean(self, trainer: pl.Trainer) -> Tensor:
-        """Return the mean on this device, a scalar; 0 if all batches were skipped."""
+    def mean(self, divided: int) -> Tensor:
+        """Return the mean on this device, a scalar; 0 if all batches were skipped.
+
+        Args:
+            divided: number by which the losses were divided: batches of a full window.
+        """
         # Lightning divides each loss by the number of batches of a full window, also in a short window.
-        return self._total * trainer.accumulate_grad_batches / max(self._batches, 1)
+        return self._total * divided / max(self._batches, 1)
 
     def reduce(self) -> None:
         """Add the batches of all other devices."""
@@ -153,11 +164,13 @@ class ValidationTimes:
         epochs: number of real epochs of the data between two validations.
         share: share of an epoch's batches between two validations.
         steps: number of optimizer steps between two validations, counted over the whole run.
+        periods: time between two validations of a run whose batch changes.
     """
 
     epochs: int | None = None
     share: float | None = None
     steps: int | None = None
+    periods: Periods | None = None
 
     @classmethod
     def of(cls, every: Duration, horizon: Horizon) -> ValidationTimes:
@@ -166,6 +179,8 @@ class ValidationTimes:
             return cls(epochs=every.whole_epochs)
         if every.unit == "epochs" and every.value < 1:
             return cls(share=float(every.value))
+        if horizon.batch is not None:
+            return cls(periods=Periods(every, horizon))
         return cls(steps=max(1, every.steps(horizon)))
 
     def after_epoch(self, epochs: int) -> bool:
@@ -186,4 +201,6 @@ class ValidationTimes:
         """
         if self.share is not None:
             return batch % max(1, int(batches * self.share)) == 0
+        if self.periods is not None:
+            return steps is not None and self.periods.end_with(steps)
         return self.steps is not None and steps is not None and steps % self.steps == 0

@@ -39,8 +39,7 @@ class NoiseMeter:
         known = type(strategy) is DDPStrategy or isinstance(strategy, SingleDeviceStrategy)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # of gradients in half precision
         self.can_measure = known and not scaled and module.automatic_optimization
-        self.has_parts = trainer.world_size * trainer.accumulate_grad_batches > 1
-        self._devices, self._accumulate = trainer.world_size, trainer.accumulate_grad_batches
+        self._devices, self._trainer = trainer.world_size, trainer
         self._hooks: list[Any] = []
         self._norms: list[Tensor] = []  # of each parameter's gradient in each part of this step
         self._examples: int | None = None  # in the batch that was fetched last
@@ -48,6 +47,11 @@ class NoiseMeter:
         self._half: float | None = None  # how many times as large as a half the batch is
         self._measured: dict[int, tuple[float, float]] = {}  # by row: how many parts, and the examples in one
         self._trace = self._squared = 0.0  # averages
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the batch of the present step has parts."""
+        return self._devices * self._trainer.accumulate_grad_batches > 1
 
     def see(self, batch: Any) -> None:
         """Note the number of examples in the next batch."""
@@ -105,7 +109,7 @@ class NoiseMeter:
             return None
         self._measured[row] = parts, len(sizes) / sum(1 / size for size in sizes)
         # Lightning divides the loss of each batch by the length of a full window.
-        return torch.stack(norms).square().sum() * (self._accumulate**2 / len(sizes))
+        return torch.stack(norms).square().sum() * (self._trainer.accumulate_grad_batches**2 / len(sizes))
 
     def drop(self) -> None:
         """Forget the parts of a step."""

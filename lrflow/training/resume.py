@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from lrflow.config.restart import IGNORED_KEYS
-from lrflow.errors import ConfigError, LrflowError, Problem
+from lrflow.config.restart import differences
+from lrflow.errors import ConfigError, Problem
 from lrflow.layers import Group
 from lrflow.plan import Plan
 from lrflow.plan.scalars import PlanScalar
@@ -27,8 +27,9 @@ from lrflow.training.checkpoint_file import newest_whole_checkpoint, read_checkp
 from lrflow.training.feedback_loop import dropped_message
 from lrflow.training.loaders import Position
 from lrflow.training.recovery import recovered_factor
+from lrflow.training.resume_batches import resumed_batches
 from lrflow.training.resume_checks import FindTraits
-from lrflow.wording import counted, joined, shape_text
+from lrflow.wording import counted, joined
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Resumed:
         not_finite: the tensors that are not finite.
         data: the fingerprint of the data; None: an earlier version saved it.
         preprocessing: what the data's normalisation was fitted to; None: nothing, or an earlier version saved it.
+        batch_unit: samples of an accumulated batch on all devices, if steps accumulate different numbers of them.
         merged: whether its weights were merged from several checkpoints; there is no state of the optimizer then.
         broken: later checkpoints of the run that are damaged, and what is wrong with each.
     """
@@ -74,6 +76,7 @@ class Resumed:
     not_finite: tuple[str, ...] = ()
     data: Mapping[str, Any] | None = None
     preprocessing: Mapping[str, Any] | None = None
+    batch_unit: int | None = None
     merged: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
 
@@ -122,6 +125,7 @@ class Resumed:
             not_finite=tuple(own.get("not_finite", ())),
             data=own.get("data"),
             preprocessing=own.get("preprocessing"),
+            batch_unit=own.get("batch_unit"),
             merged="merged" in own,
         )
 
@@ -174,9 +178,12 @@ class Resumed:
         ends = [*(branch.at for branch in self.branches), self.step]
         seen = Decimal(0)
         for horizon, start, end in zip(horizons, [0, *ends], ends, strict=False):
-            if horizon.samples_per_step is None:
+            if horizon.batch is not None:
+                seen += horizon.batch.samples(end) - horizon.batch.samples(start)
+            elif horizon.samples_per_step is not None:
+                seen += (end - start) * Decimal(repr(horizon.samples_per_step))
+            else:
                 return None
-            seen += (end - start) * Decimal(repr(horizon.samples_per_step))
         return seen
 
     @property
@@ -192,18 +199,7 @@ class Resumed:
             LrflowError: lists the tensors that differ.
         """
 
-        def text(shape: list[int] | None) -> str:
-            return "absent" if shape is None else shape_text(shape)
-
-        current = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-        differ = [
-            f"{name}: {text(self.shapes.get(name))} in the checkpoint, {text(current.get(name))} in the model"
-            for name in {**current, **self.shapes}
-            if self.shapes.get(name) != current.get(name)
-        ]
-        if differ:
-            listed = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
-            raise LrflowError(f"{self.path}: another model than the one to be trained\n    {listed}")
+        checks.check_same_shapes(self.path, self.shapes, module)
 
     def check_config(self, config: Mapping[str, Any], find: FindTraits) -> None:
         """Check that the checkpoint holds the state that the configured optimizer needs.
@@ -239,13 +235,7 @@ class Resumed:
 
     def changes(self, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         """Return the differences of the configuration: (key, before, now), sorted by key."""
-        before, now = flatten(self.config), flatten(config)
-        keys = sorted({*before, *now})
-        return [
-            (key, before.get(key), now.get(key))
-            for key in keys
-            if before.get(key) != now.get(key) and not _is_ignored(key)
-        ]
+        return differences(self.config, config)
 
     def horizon(
         self,
@@ -254,6 +244,7 @@ class Resumed:
         max_steps: int | None,
         accumulate: int,
         max_samples: int | None = None,
+        batch_unit: int | None = None,
     ) -> Horizon:
         """Return the length of the run, counted from the checkpoint: earlier epochs may have had another length.
 
@@ -265,10 +256,18 @@ class Resumed:
             max_steps: optimizer steps of the whole run; None or -1 for no limit.
             accumulate: number of batches per optimizer step.
             max_samples: samples of the whole run; None for no limit.
+            batch_unit: samples of an accumulated batch on all devices, if steps accumulate different numbers of them.
 
         Raises:
             ConfigError: the checkpoint is within an epoch, and the division of epochs has changed.
         """
+        if self.plan.horizon.batch is not None or length.batch is not None:
+            own = self.batch_unit
+            if self.plan.horizon.batch is None and self.plan.horizon.samples_per_step is not None:
+                own = int(self.plan.horizon.samples_per_step) // self.accumulate
+            units, within = (own, batch_unit), self.position.batch > 0
+            ends = (max_epochs, max_steps, max_samples)
+            return resumed_batches(self.plan.horizon, length, self.step, units, within, *ends)
         each, now = self.plan.horizon.steps_per_epoch, length.steps_per_epoch
         divided_alike = (each, self.accumulate) == (now, accumulate)
         if self.position.batch and not divided_alike:
@@ -349,7 +348,9 @@ class Resumed:
             offers.append(f"resume.horizon={choice}: LR {now} now, {end} at the end")
         was = self.plan.horizon
         change = f"the run was {counted(was.steps, 'step')} long and is {horizon.steps} now"
-        if was.same_length(horizon):
+        if was.batch != horizon.batch and was.steps == horizon.steps:
+            change = "the batch of later steps is another now"
+        elif was.same_length(horizon):
             saw = counted(f"{was.samples_per_step:g}", "sample")
             change = f"a step saw {saw} and sees {horizon.samples_per_step:g} now"
         elif was.steps == horizon.steps:
@@ -362,6 +363,9 @@ class Resumed:
         """Whether the length of the run is unchanged, as far as its schedules depend on it."""
         was, seen = self.plan.horizon, {self.plan.horizon.samples_per_step, horizon.samples_per_step}
         counts_samples = self.plan.in_samples or any(duration.unit == "samples" for duration in durations_in(curves))
+        if was.batch is not None or horizon.batch is not None:
+            counts = counts_samples or any(duration.unit == "epochs" for duration in durations_in(curves))
+            return was.steps == horizon.steps and (was.batch == horizon.batch or not counts)
         return was.same_length(horizon) and (len(seen - {None}) < 2 or not counts_samples)
 
     def describe(self, plan: Plan, config: Mapping[str, Any], groups: Sequence[Group] = ()) -> str:
@@ -377,21 +381,6 @@ class Resumed:
         if without_state := [name for name, route in trained if self.routes.get(name, route) != route]:
             lines.append(f"  without state, because their optimizer changed: {joined(without_state, 7)}")
         return "\n".join(lines)
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration with dotted keys; lists are values."""
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            result |= flatten(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
-
-
-def _is_ignored(key: str) -> bool:
-    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in IGNORED_KEYS)
 
 
 def _rates(plan: Plan, step: int) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from torch import nn
 
 from lrflow.data.fingerprint import changes_of_data, fingerprint
-from lrflow.errors import ConfigError, Problem
+from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.optimizers.traits import Traits
 from lrflow.plan import Plan, PlanGroup
 from lrflow.training.state import preserve_random_state
-from lrflow.wording import counted, joined, number
+from lrflow.wording import counted, joined, number, shape_text
 
 log = logging.getLogger("lrflow")
 
@@ -66,6 +68,32 @@ def _traits_or_none(target: str, find: FindTraits) -> Traits | None:
         return find(target)
     except ConfigError:  # the class of the earlier run no longer exists
         return None
+
+
+def check_same_shapes(path: Path, shapes: Mapping[str, list[int]], module: nn.Module) -> None:
+    """Check that a checkpoint fits a model.
+
+    Args:
+        path: the checkpoint.
+        shapes: the shape of each of its tensors, by name.
+        module: the model.
+
+    Raises:
+        LrflowError: lists the tensors that differ.
+    """
+
+    def text(shape: list[int] | None) -> str:
+        return "absent" if shape is None else shape_text(shape)
+
+    current = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    differ = [
+        f"{name}: {text(shapes.get(name))} in the checkpoint, {text(current.get(name))} in the model"
+        for name in {**current, **shapes}
+        if shapes.get(name) != current.get(name)
+    ]
+    if differ:
+        listed = "\n    ".join([*differ[:5], *(["..."] if len(differ) > 5 else [])])
+        raise LrflowError(f"{path}: another model than the one to be trained\n    {listed}")
 
 
 def check_not_frozen_again(before: Plan, now: Plan, step: int) -> list[Problem]:

@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from lrflow.config import Config, locate
+from lrflow.config.schemas.objects import Schedule
 from lrflow.errors import ConfigError, Problem
 from lrflow.runs import BEST, RunFolder, checkpoints_in, find_checkpoint, step_of
 from lrflow.schedules import Curve, Horizon
@@ -100,10 +101,15 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
             raise ConfigError([Problem("resume.from", message, str(RunFolder.of(newest.path).path), hint)])
         newest = Resumed.read(early[-1], locate)
     horizon = newest.horizon(
-        newest.plan.horizon, limits.max_epochs, limits.max_steps, limits.accumulate_grad_batches, limits.max_samples
+        newest.plan.horizon,
+        limits.max_epochs,
+        limits.max_steps,
+        limits.accumulate_grad_batches,
+        limits.max_samples,
+        newest.batch_unit,
     )
     spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
-    before = from_spec(spec, "schedule", locate)
+    before = from_spec({name: spec[name] for name in spec if name not in Schedule.offered}, "schedule", locate)
     latest = min(newest.step, _common_steps(before, newest.plan.horizon, config.schedule.curve(), horizon))
     if not horizon.same_length(newest.plan.horizon):
         latest = min(latest, horizon.steps - 1)  # at least one step remains

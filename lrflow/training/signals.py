@@ -70,7 +70,7 @@ class Signals(Callback, FollowsPlan):
         self._always += ["clip/factor"] if guard else []
         self._scheduled = setting_columns(plan)
         self._always += [title for _, _, title in self._scheduled]
-        self._always += [scalar.column for scalar in plan.scalars]
+        self._always += [*plan.columns_of(np.zeros(1))]
         self._columns = self._always
         self._every = min(every, plan.horizon.steps)
         self._steps: list[Step] = []  # since the last reading
@@ -348,7 +348,7 @@ class Signals(Callback, FollowsPlan):
             planned=self._plan.lr(steps),
             actual=used[:, self._group_indices],
             estimate=estimates,
-            settings=settings | {one.column: one(steps, self._plan.horizon) for one in self._plan.scalars},
+            settings=settings | self._plan.columns_of(steps),
             data_seconds=np.array([one.waited for one in made]) if self._machine else None,
             norms=self._meter.take()[0] if self._meter else None,
             noise=self._noise.take(values[:, 2], values[:, 1]) if self._noise else None,

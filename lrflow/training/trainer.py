@@ -50,6 +50,9 @@ class Trainer(pl.Trainer):
             is none.
         rollback: the `lrflow.training.rollback.Rollback` that returns the run to earlier states; None: nothing does.
         adjustments: the `lrflow.training.adjustments.Adjustments` of the LR; None: nothing adjusts it.
+        batch_unit: samples of a batch on all devices, of which each step accumulates as many as its size in the plan
+            needs; None: all steps accumulate the same number.
+        varies_loader: whether the batches of its loader change their size.
         batch_guard: its `lrflow.training.batch_guard.BatchGuard`; None: every batch is trained on.
         loop: `lightning` trains by Lightning's loop over the batches; otherwise the lean one does if it can.
     """
@@ -59,6 +62,8 @@ class Trainer(pl.Trainer):
     adjustments: Any = None
     batch_guard: Any = None
     loop: str = "auto"
+    batch_unit: int | None = None
+    varies_loader: bool = False
 
     fit_loop: FitLoop
 
@@ -84,7 +89,7 @@ class Trainer(pl.Trainer):
         """Set the length of the run: exactly the steps of a horizon, over as many epochs as they take."""
         self.horizon = horizon
         self.fit_loop.epoch_loop.max_steps = horizon.steps
-        self.fit_loop.epoch_loop.steps_per_epoch = horizon.steps_per_epoch
+        self.fit_loop.epoch_loop.length = horizon
 
     def run_at_least(self, epochs: int | None, steps: int | None) -> None:
         """Ignore requests to end the run before these epochs and steps; None: no minimum."""
@@ -151,7 +156,7 @@ class Trainer(pl.Trainer):
     @property
     def max_epochs(self) -> int:
         """Number of epochs in the plan, for modules that use it; -1 if unknown. It does not limit the run."""
-        if self.horizon is None or self.horizon.steps_per_epoch is None:
+        if self.horizon is None or not self.horizon.has_epochs:
             return -1
         return max(math.ceil(self.horizon.epochs), self.current_epoch)
 
@@ -195,7 +200,7 @@ def build_trainer(options: Mapping[str, Any], folder: Path, loggers: Sequence[Lo
             default_root_dir=folder,
             logger=list(loggers) or False,
             log_every_n_steps=log_every,
-            callbacks=[CoverageCheck(), *([WindowMean(accumulate)] if accumulate > 1 else [])],
+            callbacks=[CoverageCheck(), *([WindowMean()] if accumulate > 1 else [])],
             plugins=[AtomicCheckpointIO(), *given.pop("plugins", ())],
             profiler=given.pop("profiler", None) or NoProfiler(),
             enable_checkpointing=False,

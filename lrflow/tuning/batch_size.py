@@ -35,7 +35,7 @@ from lrflow.plan import Plan
 from lrflow.plan.averaging import Averaging
 from lrflow.schedules import Constant, Horizon, Schedule
 from lrflow.training.loaders import samples_per_batch, set_up_data
-from lrflow.training.loops import combine
+from lrflow.training.look_ahead import combine
 from lrflow.training.trainer import SHORT_RUN_DONE, build_trainer, check_launched
 from lrflow.training.trainer_options import lightning_options
 from lrflow.tuning.short_runs import short_fit

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lrflow.config.checkpoint_names import check_names as check_names_of_best
+from lrflow.config.checks.batch_schedule import check_batches
 from lrflow.config.checks.callbacks import check_of_lightning, check_switched_off
 from lrflow.config.checks.compatibility import check_combination, check_mup, check_routes
 from lrflow.config.checks.health import check_health
@@ -104,6 +105,8 @@ def check_config(
         problems += check_settings(config.layers.rules, config.optimizer) if sound("optimizer") else []
     if sound("scaling", "data.batch_size", "trainer."):
         problems += check_scaling(config)
+    if sound("schedule", "scaling", "optimizer", "trainer.", "data.", "layers", "horizon"):
+        problems += check_batches(config)
     problems += check_combination(config) if sound("optimizer", "trainer.") else []
     problems += check_debugging(config) if sound("trainer.", *USES) else []
     problems += check_of_module(config) if sound("optimizer", "schedule", "layers") else []

@@ -184,6 +184,8 @@ class ScheduledSetting(MovingValue):
 class Schedule(Node):
     """Warmup, shape, cooldown and floor; see `lrflow.schedules.Schedule`."""
 
+    offered = frozenset({"batch", "batch_by"})
+
     shape: ShapeNode | None = None
     """The curve between warmup and cooldown."""
     warmup: f.Time = NO_TIME
@@ -218,8 +220,22 @@ class Schedule(Node):
     """Number of the first step."""
     rounding: Annotated[str, f.one_of(*ROUNDINGS)] = "nearest"
     """How durations of the schedule become whole steps."""
+    batch: f.BatchSizes | None = None
+    """Samples per optimizer step on all devices, each size from a duration on: [[0, 64], [100_000 samples, 256]]."""
+    batch_by: Annotated[str, f.one_of("auto", "accumulation", "loader")] = "auto"
+    """How a step gets its batch: of accumulated batches of data.batch_size, or of a loader whose batches change."""
 
     _curve: Curve | None = PrivateAttr(None)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes of `batch`; none if the batch does not change."""
+        return [size for _, size in self.batches]
+
+    @property
+    def batches(self) -> list[tuple[Duration, int]]:
+        """The sizes of `batch`, each with the duration after which it begins; none if the batch does not change."""
+        return [(duration, size) for duration, size in self.batch or ()]
 
     @property
     def of_module(self) -> bool:
