@@ -81,11 +81,9 @@ def validate(
     problems += [*find_masked(written), *find_secrets(written), *find_published_secrets(content)]
     config, wrong = _typed(content, {problem.key for problem in problems})
     problems += wrong
-    if config is not None and config.data.effective_batch_size is not None and not wrong:
-        problems += divide_batch(content, config, accumulated)
-        config, _ = _typed(content, ())
-    elif config is not None and config.schedule.batch is not None and not wrong:
-        problems += divide_batches(content, config, accumulated)
+    if config is not None and not wrong and (config.data.effective_batch_size or config.schedule.batch):
+        divide = divide_batch if config.schedule.batch is None else divide_batches
+        problems += divide(content, config, accumulated)
         config, _ = _typed(content, ())
     if config is not None:
         config.attach(source, choices, overrides, run_folder, finds_lr, directions)

@@ -64,18 +64,20 @@ def compile_batches(
     def made(steps: int) -> BatchSteps:
         return _starting(sizes, steps, epoch, dropped)
 
-    steps = length(made(MOST_STEPS))
     if any(duration.unit == "fraction" and duration.value for duration, _ in sizes):
         # The length that results falls behind the assumed one as that grows, whatever the sizes are.
-        most = max(length(BatchSteps((0,), (size,), epoch, dropped)) for _, size in sizes) + 1
-        steps = _first(lambda assumed: length(made(assumed)) <= assumed, min(most, MOST_STEPS))
-    batch = made(steps)
+        most = max(length(_batches([0], [size], epoch, dropped)) for _, size in sizes) + 1
+        assumed = _first(lambda steps: length(made(steps)) <= steps, min(most, MOST_STEPS))
+    else:
+        assumed = MOST_STEPS
+    starts = _starts(sizes, assumed, epoch, dropped, checked=True)
+    batch = made(assumed)
     steps = length(batch)
     if steps > MOST_STEPS:
         raise TooLongError(f"the run would have more than {MOST_STEPS:,} optimizer steps")
     if steps < 1:
         raise ValueError(f"an optimizer step sees {batch.sizes[0]} samples, so {max_samples} are less than a step")
-    late = [(str(duration), start) for (duration, _), start in _starts(sizes, steps, epoch, dropped) if start >= steps]
+    late = [(str(duration), start) for (duration, _), start in starts if start >= steps]
     if late:
         message = f"begins at step {late[0][1]:,}, but the run has only {counted(steps, 'step')}"
         raise ConfigError([Problem(KEY, message, late[0][0], "an earlier one, or a longer run")])
@@ -90,8 +92,14 @@ def _starting(sizes: Sizes, steps: int, epoch: int | None, dropped: int) -> Batc
     return _batches([*first], [*first.values()], epoch, dropped)
 
 
-def _starts(sizes: Sizes, steps: int, epoch: int | None, dropped: int) -> list[tuple[tuple[Duration, int], int]]:
-    """Return each size with its first step, counted on the clock that the sizes before it make."""
+def _starts(
+    sizes: Sizes, steps: int, epoch: int | None, dropped: int, checked: bool = False
+) -> list[tuple[tuple[Duration, int], int]]:
+    """Return each size with its first step, counted on the clock that the sizes before it make.
+
+    Raises:
+        ConfigError: a size cannot be counted; if `checked`, also one that begins before the size that precedes it.
+    """
     found: list[tuple[tuple[Duration, int], int]] = []
     for duration, size in sizes:
         start = 0
@@ -103,9 +111,10 @@ def _starts(sizes: Sizes, steps: int, epoch: int | None, dropped: int) -> list[t
             except ValueError as error:
                 hint = "give steps ('500 steps'), samples ('50_000 samples') or a share of the run ('10%')"
                 raise ConfigError([Problem(KEY, str(error), str(duration), hint)]) from None
-            if start < found[-1][1]:
+            if start < found[-1][1] and checked:
                 message = f"begins at step {start:,}, before the size that precedes it, at step {found[-1][1]:,}"
                 raise ConfigError([Problem(KEY, message, str(duration), "list the sizes in order")])
+            start = max(start, found[-1][1])
         found.append(((duration, size), start))
     return found
 

@@ -197,6 +197,9 @@ def _manual(config: Config, module: pl.LightningModule) -> Iterator[Problem]:
         message = f"{who}, so it adds up gradients itself"
         hint = "leave it out; an optimizer that steps at every n-th batch has every: n"
         yield Problem("trainer.accumulate_grad_batches", message, trainer.accumulate_grad_batches, hint)
+    if config.schedule.batch is not None and config.schedule.batch_by == "accumulation":
+        hint = "schedule.batch_by=loader, whose batches change their size"
+        yield Problem("schedule.batch", f"{who}, so it adds up gradients itself", ..., hint)
     if config.guard is not None:
         message = f"{who}, so it clips gradients itself"
         hint = "leave it out, and call self.clip_gradients(optimizer, value) before the step"

@@ -262,12 +262,10 @@ class Resumed:
             ConfigError: the checkpoint is within an epoch, and the division of epochs has changed.
         """
         if self.plan.horizon.batch is not None or length.batch is not None:
-            own = self.batch_unit
-            if self.plan.horizon.batch is None and self.plan.horizon.samples_per_step is not None:
-                own = int(self.plan.horizon.samples_per_step) // self.accumulate
-            units, within = (own, batch_unit), self.position.batch > 0
+            was, within = self.plan.horizon, self.position.batch > 0
+            units = _unit(was, self.batch_unit, self.accumulate), _unit(length, batch_unit, accumulate)
             ends = (max_epochs, max_steps, max_samples)
-            return resumed_batches(self.plan.horizon, length, self.step, units, within, *ends)
+            return resumed_batches(was, length, self.step, units, within, *ends)
         each, now = self.plan.horizon.steps_per_epoch, length.steps_per_epoch
         divided_alike = (each, self.accumulate) == (now, accumulate)
         if self.position.batch and not divided_alike:
@@ -381,6 +379,12 @@ class Resumed:
         if without_state := [name for name, route in trained if self.routes.get(name, route) != route]:
             lines.append(f"  without state, because their optimizer changed: {joined(without_state, 7)}")
         return "\n".join(lines)
+
+
+def _unit(horizon: Horizon, changing: int | None, accumulate: int) -> int | None:
+    """Return the samples of an accumulated batch on all devices."""
+    same = None if horizon.samples_per_step is None else int(horizon.samples_per_step) // accumulate
+    return changing if horizon.batch is not None else same
 
 
 def _rates(plan: Plan, step: int) -> str:

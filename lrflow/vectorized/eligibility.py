@@ -54,6 +54,7 @@ def ineligible_because(config: Config) -> str | None:
         f"{kind} maximizes": node.get("maximize", False),
         "trainer.max_time may end it before the others": trainer.max_time is not None,
         "gradients are accumulated": trainer.accumulate_grad_batches > 1,
+        "its batch changes over the run": config.schedule.batch is not None,
         "it trains on the same batches in each epoch": trainer.overfit_batches is not None,
         "its batches are augmented": bool(config.augment.named),
         "several best checkpoints are kept": trainer.checkpoint.best > 1,

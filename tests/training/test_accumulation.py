@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lrflow.layers import Rule
 from lrflow.schedules import Constant, Schedule
-from lrflow.training.loops import LookAhead
+from lrflow.training.look_ahead import LookAhead
 
 LR, EPOCHS = 0.1, 2
 INPUTS = torch.randn(104, 6, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ from lrflow.config.schemas.objects import Data
 from lrflow.errors import ConfigError
 from lrflow.training.loader_settings import configure_loaders
 from lrflow.training.loaders import order_loaders
-from lrflow.training.loops import combine
+from lrflow.training.look_ahead import combine
 
 
 class Pairs(torch.utils.data.Dataset[Any]):

@@ -25,7 +25,7 @@ from lrflow.data import is_ordered
 from lrflow.tasks import prepare
 from lrflow.tasks import train as train_task
 from lrflow.training.loaders import Position, order_loaders
-from lrflow.training.loops import combine
+from lrflow.training.look_ahead import combine
 
 DATA = TensorDataset(torch.arange(20.0))
 

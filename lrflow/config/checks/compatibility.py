@@ -130,6 +130,9 @@ def _with_line_search(config: Config, optimizer: Optimizer, traits: Traits) -> I
             trainer.accumulate_grad_batches,
             hint if config.data.batch_size else "use larger batches",
         )
+    if config.schedule.batch is not None and config.schedule.batch_by == "accumulation":
+        message = f"{why}, but only the last batch of an accumulation window"
+        yield Problem("schedule.batch", message, ..., "schedule.batch_by=loader, whose batches change their size")
     if config.guard is not None:
         clip, value = config.guard_choice
         message = f"{why} and estimates curvature from changes of the gradient, which clipping distorts"

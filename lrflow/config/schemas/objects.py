@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, T
 from pydantic_core import PydanticCustomError
 
 from lrflow.config.schemas import types as f
+from lrflow.config.schemas.batch_sizes import BatchSizes
 from lrflow.config.schemas.token_facts import TokenFacts
 from lrflow.errors import did_you_mean
 from lrflow.limits import FROM
@@ -220,7 +221,7 @@ class Schedule(Node):
     """Number of the first step."""
     rounding: Annotated[str, f.one_of(*ROUNDINGS)] = "nearest"
     """How durations of the schedule become whole steps."""
-    batch: f.BatchSizes | None = None
+    batch: BatchSizes | None = None
     """Samples per optimizer step on all devices, each size from a duration on: [[0, 64], [100_000 samples, 256]]."""
     batch_by: Annotated[str, f.one_of("auto", "accumulation", "loader")] = "auto"
     """How a step gets its batch: of accumulated batches of data.batch_size, or of a loader whose batches change."""

@@ -55,37 +55,6 @@ def _interval(value: Any) -> Duration:
     return duration
 
 
-def _batch_sizes(value: Any) -> list[list[Any]]:
-    """Return the sizes of `schedule.batch`, each with its duration."""
-
-    def wrong(sentence: str) -> PydanticCustomError:
-        return PydanticCustomError("expected", "expected {sentence}", {"sentence": sentence})
-
-    form = "a list of [duration, batch size], such as [[0 samples, 64], [100_000 samples, 256]]"
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, list | tuple) for one in value):
-        raise wrong(form)
-    if len(value) > MOST_SIZES:
-        raise wrong(f"at most {MOST_SIZES:,} batch sizes, and there are {len(value):,}")
-    sizes = []
-    for one in value:
-        if len(one) != 2 or not is_whole(one[1]) or one[1] < 1:
-            raise wrong(f"{form}, not {list(one)}; a batch size is a whole number above 0")
-        try:
-            duration = Duration.parse(one[0])
-        except ValueError as error:
-            raise wrong(f"{form}; {error}") from None
-        if duration.unit == "fraction" and duration.value >= 1:
-            raise wrong(f"sizes that begin before the end of the run, not {list(one)}")
-        sizes.append([duration, one[1]])
-    if sizes[0][0].value:
-        raise wrong(f"a first size that begins at 0, not at {sizes[0][0]}")
-    return sizes
-
-
-MOST_SIZES = 1000
-"""Most batch sizes of a run."""
-
-
 def as_written(duration: Duration) -> int | float | str:
     """Return a duration as the config gives it."""
     return str(duration) if duration.written is None else duration.written
@@ -320,11 +289,6 @@ Eps = Annotated[
     ),
 ]
 Time = Annotated[Duration, PlainValidator(_duration), Json(any_of(limits.number(0).json, _DURATION))]
-BatchSizes = Annotated[
-    list[list[Any]],
-    PlainValidator(_batch_sizes),
-    Json(array(array(any_of(limits.number(0).json, _DURATION), 2, 2), 1, None)),
-]
 Within = Annotated[Duration, PlainValidator(_within), Json(any_of(limits.number(0).json, _DURATION))]
 """A duration that is a part of the run; whether a schedule's fits into it is checked with the schedule."""
 
