@@ -113,7 +113,7 @@ def test_an_interrupted_run_resumes_exactly(
     reference = uninterrupted(arrangement)
     broken = train(tmp_path, interrupt=cut, **options)
     saving = broken.checkpoints
-    every = saving._every or saving._every_epochs * broken.horizon.steps_per_epoch
+    every = saving._every._steps if saving._every else saving._every_epochs * broken.horizon.steps_per_epoch
     done = broken.trainer.global_step
     # Each best one is saved too, besides those that were due.
     assert {int(path.stem[5:]) for path in broken.saved} >= set(range(every, done + 1, every))

@@ -13,7 +13,7 @@ from lrflow.config.composition.options import options_with, shipped_nodes
 from lrflow.config.diagnostics import closest, held_by
 from lrflow.config.packages import EXTRAS, check_installed, is_installed, missing_package
 from lrflow.config.schemas.layers import RuleMaker
-from lrflow.config.schemas.objects import Data, Model, Optimizer
+from lrflow.config.schemas.objects import Data, Model, Optimizer, Schedule
 from lrflow.config.signatures import named_in_source, packages_of_recipe, parameters_in_source
 from lrflow.config.targets import CONTROLS, check_arguments, check_controls, check_name, locate
 from lrflow.errors import ConfigError, Problem, UnknownProblem
@@ -29,6 +29,7 @@ GROUPS = (
 PASSED: dict[str, tuple[Collection[str], Collection[str]]] = {
     "optimizer": (("params",), ("fused", *Optimizer.offered)),
     "layers": ((), RuleMaker.offered),
+    "schedule": ((), Schedule.offered),
     "model": ((), Model.offered),
     "data": ((), Data.offered),
     "logger": (("save_dir",), ()),
