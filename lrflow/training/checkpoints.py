@@ -48,8 +48,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
     checkpoint is kept beside it, however many follow.
 
     Args:
-        folder: the folder of the checkpoints: `step-0000100.ckpt`, `best.ckpt` for the best by `metric`, and the other
-            `best` ones.
+        folder: the folder of the checkpoints: `step-0000100.ckpt`, `best.ckpt` for the best by `metric`, other `best` ones.
         horizon: converts `every` into steps.
         every: time between two checkpoints; whole epochs are real ones. None saves only when the run ends or has to.
         keep: number of latest checkpoints to keep; None keeps all.
@@ -62,7 +61,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
         source: the checkpoint that the run is resumed from; None: a new run.
         broken: names of damaged checkpoints in the folder, which are set aside once the run has saved.
         best: number of best checkpoints to keep.
-        name: pattern of their names; None: the default one, and only `best.ckpt` if one is kept.
+        name: pattern of their names; None: the default one, or `best.ckpt` of only one.
         writes: whether checkpoints are written; False only checks that they could be loaded again.
         rollback: takes snapshots at the same points; None: the run does not roll back.
     """
@@ -301,9 +300,9 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
             states = checkpoint["lrflow"]["random"]
             self._restored = states[trainer.global_rank % len(states)]
             position, divided = Position(**checkpoint["lrflow"]["position"]), checkpoint["lrflow"]["accumulate"]
-            accumulate = divided if getattr(trainer, "batch_unit", None) else trainer.accumulate_grad_batches
-            if position.batch and divided != accumulate:  # of the same effective batch
-                position.redivided(divided, accumulate).write_into(checkpoint["loops"]["fit_loop"])
+            now = divided if getattr(trainer, "batch_unit", None) else trainer.accumulate_grad_batches
+            if position.batch and divided != now:  # of the same effective batch
+                position.redivided(divided, now).write_into(checkpoint["loops"]["fit_loop"])
             if not position.batch:
                 trainer.fit_loop.random_state = self._restored  # type: ignore[attr-defined]
 
