@@ -48,7 +48,7 @@ class Checkpoints(AfterModuleHooks, Checkpoint):
     checkpoint is kept beside it, however many follow.
 
     Args:
-        folder: the folder of the checkpoints: `step-0000100.ckpt`, `best.ckpt` for the best by `metric`, other `best` ones.
+        folder: the folder of the checkpoints: `step-0000100.ckpt`, `best.ckpt` for the best, other `best` ones.
         horizon: converts `every` into steps.
         every: time between two checkpoints; whole epochs are real ones. None saves only when the run ends or has to.
         keep: number of latest checkpoints to keep; None keeps all.
