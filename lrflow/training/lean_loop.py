@@ -141,11 +141,9 @@ class LeanBatches:
         scheduled, scheduled_now = loop.scheduler_progress.total, loop.scheduler_progress.current
         connector, results, attributes = trainer._logger_connector, loop._results, vars(module)
         outer = module._current_fx_name
-        batches, most = trainer.num_training_batches, loop.max_steps
-        times = loop.validations if trainer.enable_validation else None
-        validates = trainer.enable_validation and loop.validations is None  # where Lightning decides
+        batches, validates = trainer.num_training_batches, trainer.enable_validation
         next_batch, move, takes_index = self._reader(fetcher), self._mover(), self._takes_index
-        loop.have_hooks_changed = False
+        loop.have_hooks_changed, callbacks = False, [*trainer.callbacks]
         before_batch, own_before = self._hooks("on_train_batch_start"), self._own("on_train_batch_start")
         before_zero, own_before_zero = self._hooks("on_before_zero_grad"), self._own("on_before_zero_grad")
         before_backward, own_before_backward = self._hooks("on_before_backward"), self._own("on_before_backward")
@@ -153,7 +151,7 @@ class LeanBatches:
         before_step, own_before_step = self._hooks("on_before_optimizer_step"), self._own("on_before_optimizer_step")
         after_batch, own_after = self._hooks("on_train_batch_end"), self._own("on_train_batch_end")
         zero, backward, own_schedule = self._zero(), self._own("backward"), self._own("lr_scheduler_step")
-        clip, is_whole = self._clipping(), self._steps_whole()
+        own_clip, is_whole = self._own("configure_gradient_clipping"), self._steps_whole()
         is_plain = self._is_plain and self._own("optimizer_step") is None
         is_direct, strategy = self._is_direct and trainer.strategy.model is module, trainer.strategy
         multiple, kind = trainer.world_size > 1, type(optimizer).__name__
@@ -230,9 +228,11 @@ class LeanBatches:
                 hook(trainer, module, optimizer)
             if own_before_step:
                 own_before_step(optimizer)
-            if clip:
+            value = trainer.gradient_clip_val
+            if own_clip or value:
                 attributes["_current_fx_name"] = "configure_gradient_clipping"
-                clip(optimizer)
+                hook, way = own_clip or module.configure_gradient_clipping, trainer.gradient_clip_algorithm
+                hook(optimizer, gradient_clip_val=value, gradient_clip_algorithm=way)
             attributes["_current_fx_name"] = outer
             return loss
 
@@ -320,9 +320,11 @@ class LeanBatches:
             if results:
                 connector.update_train_step_metrics()
             done = steps.completed
-            if is_last or trainer._should_stop or validates or loop.have_hooks_changed or done >= most > -1:
+            if is_last or trainer._should_stop or done >= loop.max_steps > -1:
                 return
-            if times is not None and not times.epochs and loop.is_time_to_validate():
+            if loop.have_hooks_changed or trainer.callbacks != callbacks:
+                return
+            if validates and ((times := loop.validations) is None or (not times.epochs and loop.is_time_to_validate())):
                 return
             loop._batches_that_stepped = done
             if rollback is not None:
@@ -381,15 +383,6 @@ class LeanBatches:
             return own
         zero = self._optimizer.zero_grad
         return None if getattr(zero, "__func__", None) is Optimizer.zero_grad else lambda *_: zero()
-
-    def _clipping(self) -> Callable[[Optimizer], Any] | None:
-        """Return what clips the gradients of a step; None: nothing does."""
-        value, way = self._trainer.gradient_clip_val, self._trainer.gradient_clip_algorithm
-        hook = self._own("configure_gradient_clipping")
-        if hook is None and not value:
-            return None
-        hook = hook or self._module.configure_gradient_clipping
-        return partial(hook, gradient_clip_val=value, gradient_clip_algorithm=way)
 
     def _steps_whole(self) -> bool:
         """Whether the optimizer may get its gradients before its step, which then needs no closure."""

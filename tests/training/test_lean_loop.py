@@ -21,7 +21,7 @@ from lrflow.errors import ConfigError
 from lrflow.health.recover import Recover
 from lrflow.layers import Rule
 from lrflow.plan.averaging import Averaging
-from lrflow.schedules import Duration
+from lrflow.schedules import Duration, Horizon
 from lrflow.training import Supervised
 from lrflow.training.checkpoint_file import read_checkpoint
 from lrflow.training.lean_loop import check_loop
@@ -105,6 +105,14 @@ class Stops(pl.Callback):
         trainer.should_stop = trainer.global_step >= 9
 
 
+class Shortens(pl.Callback):
+    """Ends the run earlier than planned, as a cooldown does that begins within an epoch."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 5:
+            trainer.run_for(Horizon(11, 7))
+
+
 class Poisoned(Points):
     """One example holds NaN."""
 
@@ -156,6 +164,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a module with hooks": {"module": lambda: Hooked(network(), "cross_entropy"), "accumulate": 2},
     "a module with steps of its own": {"module": lambda: OwnStep(network(), "cross_entropy")},
     "a stop within an epoch": {"callbacks": lambda: [Stops()], "save_every": "4 steps"},
+    "a plan that becomes shorter within an epoch": {"callbacks": lambda: [Shortens()], "save_every": None},
     "a stream with a gap": {"data": lambda: Streamed(), "max_steps": 12, "accumulate": 2, "val_every": "1 epoch"},
     "a fixed number of batches": {"limit_train_batches": 5, "drop_last": True, "save_every": "1 epoch"},
 }  # fmt: skip
