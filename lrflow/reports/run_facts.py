@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from lrflow.config import load_config
+from lrflow.config.composition.arithmetic import with_quotes_for_hydra
 from lrflow.config.composition.options import ACROSS_GROUPS
 from lrflow.config.composition.overrides import Override
 from lrflow.config.differences import OwnSettings
@@ -31,7 +32,14 @@ def command_again(run: Run) -> str:
     """
     overrides = [Override.read(text) for text in run.overrides]
     kept = [one for one in overrides if not one.of_hydra and one.key.partition(".")[0] not in _NOT_AGAIN]
-    return shlex.join(map(redact_text, ["python", "-m", "lrflow", *_flags(run), *(one.typed for one in kept)]))
+    return shlex.join(map(redact_text, ["python", "-m", "lrflow", *_flags(run), *map(_as_typed, kept)]))
+
+
+def _as_typed(override: Override) -> str:
+    """Return an override as the user types it, without the quotes that `${calc:...}` gets for Hydra."""
+    if "${calc:" in override.given and with_quotes_for_hydra(override.plain) == override.value:
+        return f"{override.sign}{override.key}={override.plain}".removeprefix("++")
+    return override.typed
 
 
 def _flags(run: Run) -> Iterator[str]:

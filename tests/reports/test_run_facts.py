@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lrflow.config import compose, save_config
+from lrflow.config.composition.literal import literal_paths
+from lrflow.config.composition.overrides import expand
 from lrflow.errors import LrflowError
 from lrflow.reports.run_facts import command_again, environment, own_settings
 from lrflow.reports.runs import Run
@@ -24,6 +26,14 @@ def test_the_command_is_quoted_for_the_shell(run_folder: Callable[..., Path]) ->
     assert shlex.split(again) == ["python", "-m", "lrflow", *flags, "seed=3", *odd]
     assert "--config-dir=x" in _again(folder, ["lrflow", "--config-dir=x"])
     assert "-cd x" in _again(folder, ["lrflow", "-cd", "x"])
+
+
+def test_arithmetic_stands_in_the_command_as_it_is_typed(run_folder: Callable[..., Path]) -> None:
+    typed = ["optimizer.lr=${calc:5e-4 * 1024 / 256}", "optimizer.betas=[${calc:1 - 0.1},0.95]"]
+    folder = run_folder(overrides=[one.text for one in literal_paths(expand(typed))])
+    again = command_again(Run(folder))
+    assert shlex.split(again) == ["python", "-m", "lrflow", typed[0], "optimizer.betas=['${calc:1 - 0.1}',0.95]"]
+    assert "'\"'\"'" not in again.partition("betas")[0]
 
 
 def _again(folder: Path, command: list[str]) -> str:
