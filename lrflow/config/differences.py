@@ -41,14 +41,14 @@ class OwnSettings:
     def of(cls, saved: DictConfig) -> OwnSettings:
         """Return what the config of a run sets, as its config.yaml gives it."""
         content = content_of(saved)
-        usual, catalogue = _usual()
+        usual, catalogue, _ = shipped(())
         changed = {
             group: option
             for group, option in saved[META].choices.items()
             if group in usual and group not in ACROSS_GROUPS and option != usual[group]
         }
         options = {group: option if option in catalogue.options(group) else None for group, option in changed.items()}
-        defaults = _shipped(tuple(Override(group, option) for group, option in options.items() if option))
+        *_, defaults = shipped(tuple(Override(group, option) for group, option in options.items() if option))
         return cls(options, usual, defaults, content)
 
     @property
@@ -58,16 +58,14 @@ class OwnSettings:
 
 
 @cache
-def _usual() -> tuple[Mapping[str, str | None], Catalogue]:
-    """Return the default option of each group, and all options; they stay the same within a process."""
+def shipped(options: tuple[Override, ...]) -> tuple[Mapping[str, str | None], Catalogue, dict[str, Any]]:
+    """Return the chosen options, all options, and the content of the config that options of lrflow's give.
+
+    They stay the same within a process, so that they are composed once. They must not be changed.
+    """
     with _own_hydra(), composer() as composing:
-        return composing(()).choices, composing.catalogue
-
-
-@cache
-def _shipped(options: tuple[Override, ...]) -> dict[str, Any]:
-    """Return the config that options of lrflow's give; it is composed once per process, and must not be changed."""
-    return composed(options)
+        found = composing(options)
+        return found.choices, composing.catalogue, content_of(found.content)
 
 
 def composed(overrides: Sequence[Override], folder: Path | None = None) -> dict[str, Any]:

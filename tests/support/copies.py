@@ -168,6 +168,8 @@ def _serve(address: str) -> None:
     for name in IMPORTED:
         with suppress(ImportError):  # a copy that needs it tells of it
             importlib.import_module(name)
+    with suppress(Exception):  # a copy that needs it reports what is wrong
+        importlib.import_module("lrflow.config.differences").shipped(())  # for the page of each run
     gc.freeze()  # or collections in the copies would write to every page, and so copy it
     os.fsync = lambda descriptor: None  # no test cuts the power, and each call waits for the disk
     with socket.socket(socket.AF_UNIX) as listener:
