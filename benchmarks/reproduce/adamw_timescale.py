@@ -34,6 +34,11 @@ CLAIM = Claim(
         "of resampled seeds."
     ),
     seconds=60,
+    limits=(
+        "Fifteen epochs hardly overfit: on 1,000 and on 4,000 pictures the lowest weight decay of the grid is the "
+        "best, and twice as much changes the loss by less than 1%. So this says little about long training, where "
+        "weight decay matters."
+    ),
 )
 SIZES = (1000, 4000, 16000)
 DECAYS = 2.0 ** np.arange(-3, 5)

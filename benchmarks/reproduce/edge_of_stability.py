@@ -33,7 +33,7 @@ CLAIM = Claim(
         "optimizer below the bound at the start, each with another seed, constant after a short warmup. "
         "`sharpness.every` measures the eigenvalue at 40 steps. The spread is that over runs."
     ),
-    seconds=100,
+    seconds=45,
 )
 COMMON = (
     "model=custom", "model._target_=docs.edge.network", "model.loss=mse", "data=custom",
