@@ -27,15 +27,15 @@ CLAIM = Claim(
     ),
     number="test error of five snapshots minus that of a single cosine, in points",
     method=(
-        "An MLP with one hidden layer of 64 units on 4,000 images of FashionMNIST, by SGD with momentum for 20 epochs: "
+        "An MLP with one hidden layer of 64 units on 4,000 images of FashionMNIST, by SGD with momentum for 10 epochs: "
         "five cycles, or one cosine. Both have the same three peak LRs, and are measured on the 10,000 test images at "
         "the LR whose mean validation loss at the end is lowest. The interval is that of resampled seeds."
     ),
     seconds=70,
     limits="The paper's networks are deep CNNs, trained for 200 epochs and more, with cycles of 40 epochs.",
 )
-SEEDS, CYCLES = 4, 5
-RATES = (0.01, 0.03, 0.1)
+SEEDS, CYCLES = 3, 5
+RATES = (0.003, 0.01, 0.03)
 SCHEDULES = ("schedule=warm_restarts", "schedule=cosine")
 WORDS = (
     "data=fashion_mnist", "data.val_size=56000", "data.batch_size=64", "data.drop_last=true",
@@ -49,7 +49,8 @@ def probabilities(run: TrialResult, inputs: torch.Tensor) -> np.ndarray:
     """Return the predictions of each checkpoint of a run, [checkpoints, images, classes]."""
     result = lrflow.load(run.folder)
     with torch.no_grad():
-        models = (result.load_model(str(path)) for path in last_checkpoints(run.folder))
+        models = [result.load_model(str(path)) for path in last_checkpoints(run.folder)]
+        assert len(models) == CYCLES
         return np.stack([model(inputs).softmax(1).numpy() for model in models])
 
 
@@ -59,8 +60,8 @@ def error(predicted: np.ndarray, targets: np.ndarray) -> float:
 
 
 def reproduce(fast: bool = False) -> Result:
-    """Train both schedules, in the miniature for one epoch at one LR."""
-    epochs, rates, seeds = (1, RATES[:1], 2) if fast else (20, RATES, SEEDS)
+    """Train both schedules, in the miniature for half as long at one LR."""
+    epochs, rates, seeds = (5, RATES[:1], 1) if fast else (10, RATES, SEEDS)
     data = FashionMNIST()
     data.prepare_data()
     data.setup("test")
@@ -70,7 +71,7 @@ def reproduce(fast: bool = False) -> Result:
     for schedule in SCHEDULES:
         period = (f"schedule.shape.period={100 // CYCLES}%",) if "restarts" in schedule else ()
         words = (*WORDS, schedule, *period, f"trainer.max_epochs={epochs}")
-        with population(*words, over={"optimizer.lr": rates, "seed": range(seeds)}) as runs:
+        with population(*words, over={"optimizer.lr": rates, "seed": range(seeds)}, together=False) as runs:
             at = best(values(runs))
             found[schedule] = [probabilities(run, inputs) for run in runs[at]]
         rows.append((schedule, rates[at]))
