@@ -15,20 +15,19 @@ from lrflow.sweeps.results import TrialResult
 
 
 @contextmanager
-def population(*words: str, over: Mapping[str, Sequence[object]], together: bool = True) -> Iterator[np.ndarray]:
+def population(*words: str, over: Mapping[str, Sequence[object]]) -> Iterator[np.ndarray]:
     """Train each combination of values, as one population if the runs can be one, and yield the runs.
 
     Args:
         words: overrides of all runs.
         over: values of each key that differs.
-        together: False trains one after the other, which keeps the checkpoints within a run.
 
     Yields:
         `TrialResult`s, an array with one axis per key; their folders exist within the block.
     """
     shape = tuple(len(values) for values in over.values())
     swept = [f"{key}={','.join(map(str, values))}" for key, values in over.items()]
-    launcher = ("hydra/launcher=vectorized", "hydra.launcher.measure=false") if together else ()
+    launcher = ("hydra/launcher=vectorized", "hydra.launcher.measure=false")
     with scratch() as folder:
         found = lrflow.sweep(*QUIET, *BARE, *words, *swept, *launcher, f"hydra.sweep.dir={folder}/sweep")
         runs = {run.number: run for trial in found.trials for run in trial.runs or (trial,)}

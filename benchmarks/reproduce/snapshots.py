@@ -71,7 +71,7 @@ def reproduce(fast: bool = False) -> Result:
     for schedule in SCHEDULES:
         period = (f"schedule.shape.period={100 // CYCLES}%",) if "restarts" in schedule else ()
         words = (*WORDS, schedule, *period, f"trainer.max_epochs={epochs}")
-        with population(*words, over={"optimizer.lr": rates, "seed": range(seeds)}, together=False) as runs:
+        with population(*words, over={"optimizer.lr": rates, "seed": range(seeds)}) as runs:
             at = best(values(runs))
             found[schedule] = [probabilities(run, inputs) for run in runs[at]]
         rows.append((schedule, rates[at]))

@@ -17,16 +17,20 @@ from lrflow.config import Config, locate
 from lrflow.config.schemas.average import NoAverage
 from lrflow.config.schemas.health import ADJUSTMENTS
 from lrflow.config.schemas.objects import NoFeedback
+from lrflow.config.schemas.run import Checkpoint
 from lrflow.config.schemas.task import Train
 from lrflow.config.targets import optimizer_traits
 from lrflow.data import DataModule
+from lrflow.schedules import Duration
 
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # members may differ in these
+_WHOLE_RUN = Duration.parse("100%")
 
 
 def ineligible_because(config: Config) -> str | None:
     """Return the reason why a run with this config cannot train in a population; None: there is none."""
     trainer, optimizer = config.trainer, config.optimizer
+    saved, usual = trainer.checkpoint, Checkpoint()
     node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
     annealed = (
         config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
@@ -57,7 +61,9 @@ def ineligible_because(config: Config) -> str | None:
         "its batch changes over the run": config.schedule.batch is not None,
         "it trains on the same batches in each epoch": trainer.overfit_batches is not None,
         "its batches are augmented": bool(config.augment.named),
-        "several best checkpoints are kept": trainer.checkpoint.best > 1,
+        "several best checkpoints are kept": saved.best > 1,
+        f"trainer.checkpoint.every={saved.every} saves checkpoints within the run": saved.every not in (usual.every, _WHOLE_RUN),
+        "trainer.checkpoint.keep keeps checkpoints from within the run": saved.keep is None or saved.keep > usual.keep,
         "trainer.channels_last applies to the images of one model": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
         "scalars are read by one module at a time": bool(config.moving_scalars),

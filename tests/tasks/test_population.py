@@ -229,6 +229,10 @@ ALONE = {
     "health.plateau.action=stop": "a finding may end it before the others",
     "health.on_overfitting=cooldown": "a finding may end it before the others",
     "health.on_too_low=raise": "a finding may change its LR",
+    "trainer.checkpoint.best=2": "several best checkpoints are kept",
+    "trainer.checkpoint.every=20 steps": "trainer.checkpoint.every=20 steps saves checkpoints within the run",
+    "trainer.checkpoint.keep=null": "trainer.checkpoint.keep keeps checkpoints from within the run",
+    "trainer.checkpoint.keep=3": "trainer.checkpoint.keep keeps checkpoints from within the run",
     "health.diverging.action=recover": "it may roll back to an earlier state",
 }
 
@@ -236,6 +240,11 @@ ALONE = {
 @pytest.mark.parametrize("word", ALONE)
 def test_the_reason_why_a_run_trains_alone(word: str) -> None:
     assert ineligible_because(compose([*SMALL, word])) == ALONE[word]
+
+
+@pytest.mark.parametrize("word", ["trainer.checkpoint.every=100%", "trainer.checkpoint.keep=1"])
+def test_fewer_checkpoints_than_usual_do_not_part_a_population(word: str) -> None:
+    assert ineligible_because(compose([*SMALL, word])) is None
 
 
 def test_jobs_that_differ_in_more_than_numbers_have_different_keys(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Checkpoint(Section):
 
     every: f.Interval = Duration.parse("1 epoch")
     """Interval between checkpoints."""
-    keep: f.Count | None = 1
+    keep: f.Count | None = 2
     """Number of latest checkpoints to keep; None: all."""
     monitor: f.Text | None = LOSS
     """Metric by which the best checkpoint is also kept; None: keep only the latest."""
