@@ -147,7 +147,8 @@ def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true"
         content: config of the short run; changed in place.
         full_run: the same run without `fast=true`; None: it is invalid.
         why: what makes the run short.
-        most: largest share of the run that a duration may be; below 0.5, durations that are shares are limited too.
+        most: largest share of the run that a duration may be, also the start of a batch size that is a share; below 0.5,
+            all durations that are shares are limited.
 
     Returns:
         One line that lists the changes; None without changes.
@@ -171,8 +172,8 @@ def makes_groups_in_time(config: Config) -> bool:
     )
 
 
-def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
-    """Yield each duration in the config: the node that holds it, its key in the node and its full key."""
+def _places(content: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, str | int, str]]:
+    """Yield each duration in the config: the node that holds it, its key or index in the node, and its full key."""
     yield from _of_schedule(_given(content, "schedule"), "schedule")
     scalars = _given(content, "scalars")
     for name in map(str, scalars) if isinstance(scalars, DictConfig) else ():
@@ -192,17 +193,21 @@ def _places(content: DictConfig) -> Iterator[tuple[DictConfig, str, str]]:
             yield from _of_schedule(_given(rule, "schedule"), f"{name}.schedule")
 
 
-def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig, str, str]]:
+def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig | ListConfig, str | int, str]]:
     if not isinstance(schedule, DictConfig):
         return
     yield from ((schedule, key, f"{name}.{key}") for key in DURATIONS if key in schedule)
     yield from _of_shape(_given(schedule, "shape"), f"{name}.shape")
+    sizes = _given(schedule, "batch")
+    for index, size in enumerate(sizes if isinstance(sizes, ListConfig) else ()):
+        if isinstance(size, ListConfig) and size:
+            yield size, 0, f"{name}.batch[{index}][0]"
     also = _given(schedule, "also")
     for setting in map(str, also) if isinstance(also, DictConfig) else ():
         yield from _of_schedule(_given(also, setting), f"{name}.also.{setting}")
 
 
-def _of_shape(shape: Any, name: str) -> Iterator[tuple[DictConfig, str, str]]:
+def _of_shape(shape: Any, name: str) -> Iterator[tuple[DictConfig | ListConfig, str | int, str]]:
     """Yield the durations of a shape, and of the shapes and schedules inside it: factors of a product, pieces."""
     if isinstance(shape, ListConfig):
         for index in range(len(shape)):
@@ -240,12 +245,12 @@ def _duration(value: Any) -> Duration | None:
         return None
 
 
-def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool, most: float) -> str | None:
+def _shorten(node: DictConfig | ListConfig, key: str | int, full_run: Config | None, least: bool, most: float) -> str | None:
     """Shorten one duration; return its old and new value as text, or None if it does not change.
 
     Args:
         node: node that holds the duration; changed in place.
-        key: key of the duration in the node.
+        key: key or index of the duration in the node.
         full_run: the same run without `fast=true`; None: it is invalid.
         least: set the duration to one step.
         most: largest share of the run that the duration may be, as in `shorten`.
@@ -264,11 +269,11 @@ def _shorten(node: DictConfig, key: str, full_run: Config | None, least: bool, m
                 return None
             share, note = 0.1, " (a guess: the length of the whole run is unknown before its data is read)"
         short = Duration(min(share, most), "fraction")
-    elif most < 0.5 and most < duration.value and key in DURATIONS:
+    elif most < duration.value and (isinstance(node, ListConfig) or (most < 0.5 and key in DURATIONS)):
         short = Duration(most, "fraction")
     if short == duration:
         return None
-    OmegaConf.update(node, key, str(short), force_add=True)
+    OmegaConf.update(node, str(key), str(short), force_add=True)
     return f"{value} -> {short}{note}"
 
 

@@ -39,6 +39,15 @@ def test_without_fast_durations_are_unchanged() -> None:
         compose(["schedule.warmup=500"])
 
 
+def test_the_durations_of_batch_sizes_shrink_in_their_order() -> None:
+    batches = [[0, 64], ["50 steps", 128], ["15 epochs", 256], ["95%", 512]]
+    config = compose([f"schedule.batch={batches}".replace("'", ""), "fast=true"])
+    starts, sizes = zip(*config.schedule.batches, strict=True)
+    assert sizes == (64, 128, 256, 512)
+    assert 0 == starts[0].value < starts[1].value < 0.5 == starts[2].value == starts[3].value
+    assert config.remarks[0].startswith("fast=true: the run is shorter, and so are schedule.batch[1][0] 50 steps -> ")
+
+
 def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
     rules = "layers.rules=[{name: a, match: 'head.*', unfreeze: 100 steps}, {name: b, match: '*'}]"
     moved = "schedule.also={momentum: {warmup: 40 steps, high: 0.9}}"
