@@ -275,7 +275,8 @@ class _Builder:
         parameters, complete = named_in_source(target)
         summary, texts = docstring_in_source(target)
         traits = traits_named(target) or Traits()
-        names = [*(key for use in uses for key in use.content), *parameters, *traits.swallows, *(key for key in ignored if key in fields)]
+        offered = (key for key in ignored if key in fields)
+        names = [*(key for use in uses for key in use.content), *parameters, *traits.swallows, *offered]
         properties: dict[str, Any] = {}
         for name in dict.fromkeys(names):
             if name in (*CONTROLS, "defaults", *passed):

@@ -245,7 +245,9 @@ def _duration(value: Any) -> Duration | None:
         return None
 
 
-def _shorten(node: DictConfig | ListConfig, key: str | int, full_run: Config | None, least: bool, most: float) -> str | None:
+def _shorten(
+    node: DictConfig | ListConfig, key: str | int, full_run: Config | None, least: bool, most: float
+) -> str | None:
     """Shorten one duration; return its old and new value as text, or None if it does not change.
 
     Args:
