@@ -24,13 +24,13 @@ from lrflow.data import DataModule
 from lrflow.schedules import Duration
 
 _NUMBERS = ("lr", "momentum", "dampening", "betas", "eps", "weight_decay")  # members may differ in these
-_WHOLE_RUN = Duration.parse("100%")
 
 
 def ineligible_because(config: Config) -> str | None:
     """Return the reason why a run with this config cannot train in a population; None: there is none."""
     trainer, optimizer = config.trainer, config.optimizer
     saved, usual = trainer.checkpoint, Checkpoint()
+    within = saved.every not in (usual.every, Duration.parse("100%"))
     node, kind = optimizer.node(), optimizer.target.rpartition(".")[2]
     annealed = (
         config.trial is not None and config.trial.pruner != "none" and config.trial.pruning.rungs != "validations"
@@ -62,7 +62,7 @@ def ineligible_because(config: Config) -> str | None:
         "it trains on the same batches in each epoch": trainer.overfit_batches is not None,
         "its batches are augmented": bool(config.augment.named),
         "several best checkpoints are kept": saved.best > 1,
-        f"trainer.checkpoint.every={saved.every} saves checkpoints within the run": saved.every not in (usual.every, _WHOLE_RUN),
+        f"trainer.checkpoint.every={saved.every} saves checkpoints within the run": within,
         "trainer.checkpoint.keep keeps checkpoints from within the run": saved.keep is None or saved.keep > usual.keep,
         "trainer.channels_last applies to the images of one model": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
