@@ -147,8 +147,8 @@ def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true"
         content: config of the short run; changed in place.
         full_run: the same run without `fast=true`; None: it is invalid.
         why: what makes the run short.
-        most: largest share of the run that a duration may be, and that a batch size may begin after; below 0.5, durations
-            that are shares are limited too.
+        most: largest share of the run that a duration may be, and after which a batch size may begin; below 0.5, all
+            durations that are shares are limited.
 
     Returns:
         One line that lists the changes; None without changes.
