@@ -155,7 +155,7 @@ def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true"
     """
     changes = []
     for node, key, name in _places(content):
-        least = name == "schedule.warmup" and _needs_warmup(node)
+        least = name == "schedule.warmup" and isinstance(node, DictConfig) and _needs_warmup(node)
         if change := _shorten(node, key, full_run, least, most):
             changes.append(f"{name} {change}")
     return f"{why}: the run is shorter, and so are {', '.join(changes)}" if changes else None

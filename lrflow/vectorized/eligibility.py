@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def ineligible_because(config: Config) -> str | None:
         "its batches are augmented": bool(config.augment.named),
         "several best checkpoints are kept": saved.best > 1,
         f"trainer.checkpoint.every={saved.every} saves checkpoints within the run": within,
-        "trainer.checkpoint.keep keeps checkpoints from within the run": saved.keep is None or saved.keep > usual.keep,
+        "trainer.checkpoint.keep keeps checkpoints from within the run": (saved.keep or inf) > (usual.keep or inf),
         "trainer.channels_last applies to the images of one model": trainer.channels_last,
         f"trainer.precision={trainer.precision}": str(trainer.precision) not in ("32-true", "32"),
         "scalars are read by one module at a time": bool(config.moving_scalars),
