@@ -133,7 +133,7 @@ def _declared_epoch(config: Config, processes: int) -> Epoch | None:
 
 
 DURATIONS = (
-    "warmup", "cooldown", "hold", "start", "over", "every", "unfreeze", "unfreeze_warmup", "freeze_after"
+    "warmup", "cooldown", "hold", "delay", "start", "over", "every", "unfreeze", "unfreeze_warmup", "freeze_after"
 )  # fmt: skip
 """Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 

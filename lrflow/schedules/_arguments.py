@@ -39,6 +39,11 @@ class Arguments:
             self.wrong(name, value, str(error))
             return Duration(0, "steps")
 
+    def interval(self, name: str, value: DurationLike | None) -> Duration:
+        """Return the argument as a duration; 0 steps for None and every other 0."""
+        given = self.duration(name, 0 if value is None else value)
+        return given if given.value else Duration(0, "steps")
+
     def number(self, name: str, value: float | str, low: float, high: float, *, open_low: bool = False) -> float:
         """Return the argument as a float in [low, high] ((low, high] with `open_low`), or NaN if it is out of range."""
         if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):

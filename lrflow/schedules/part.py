@@ -43,7 +43,7 @@ class PartOfRun(Curve):
         args.finish()
         object.__setattr__(self, "floor", schedule.floor)
 
-    def _part(self, horizon: Horizon) -> tuple[int, Horizon]:
+    def part(self, horizon: Horizon) -> tuple[int, Horizon]:
         """Return the first step of the part, and its length as a horizon."""
         first = self.start.steps(horizon)
         length = horizon.steps - first if self.over is None else self.over.steps(horizon, first)
@@ -59,19 +59,19 @@ class PartOfRun(Curve):
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
         """Return the values at an array of steps [n], all in [0, horizon.steps]."""
-        first, own = self._part(horizon)
+        first, own = self.part(horizon)
         values: Floats = self.schedule(steps - first, own)
         return values
 
     def phase(self, horizon: Horizon) -> Phase:
         """Return the phase from the end of the curve's warmup to the start of its cooldown, in steps of the run."""
-        first, own = self._part(horizon)
+        first, own = self.part(horizon)
         inner = self.schedule.phase(own)
         return Phase(min(first + inner.start, horizon.steps), min(first + inner.stop, horizon.steps), horizon)
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
         """Return the steps, in order, at which the curve is declared to jump."""
-        first, own = self._part(horizon)
+        first, own = self.part(horizon)
         return tuple(first + step for step in self.schedule.jumps(own) if first + step <= horizon.steps)
 
     def check(self, horizon: Horizon, key: str | None = None) -> list[Problem]:
@@ -81,6 +81,16 @@ class PartOfRun(Curve):
             horizon: how long the run is.
             key: the key of the curve in the config.
         """
+        problems = self.part_problems(horizon)
+        if not problems:
+            _, own = self.part(horizon)
+            problems = [
+                replace(one, key=one.key.removeprefix(f"{self.schedule.key}.")) for one in self.schedule.check(own)
+            ]
+        return prefix_keys(key or self.key, problems)
+
+    def part_problems(self, horizon: Horizon) -> list[Problem]:
+        """Return the problems that the part itself has with this horizon; their keys are `start` and `over`."""
         problems: list[Problem] = []
         first = count_steps(self.start, horizon, "start", problems)
         length = None if self.over is None else count_steps(self.over, horizon, "over", problems)
@@ -90,9 +100,4 @@ class PartOfRun(Curve):
         elif first is not None and length is not None and first + length > horizon.steps and not self._rounded_up:
             message = f"ends after step {first + length:,}, but the run has only {horizon.steps:,} steps"
             problems.append(Problem("over", message, str(self.over), "leave it out: it then ends with the run"))
-        if not problems:
-            _, own = self._part(horizon)
-            problems = [
-                replace(one, key=one.key.removeprefix(f"{self.schedule.key}.")) for one in self.schedule.check(own)
-            ]
-        return prefix_keys(key or self.key, problems)
+        return problems

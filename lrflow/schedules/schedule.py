@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from lrflow.errors import ConfigError, Problem
@@ -13,11 +14,12 @@ from lrflow.schedules.also import read_also
 from lrflow.schedules.curve import MOST_CHANGES, Curve, ScheduledSetting, Shape, sampled, too_many_changes
 from lrflow.schedules.decays import Constant
 from lrflow.schedules.levels import AbsoluteLR
+from lrflow.schedules.part import PartOfRun
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS, cooldown
+from lrflow.schedules.room import room_problems, skipped_peak
 from lrflow.schedules.time import LATER, ROUNDINGS, Duration, DurationLike, Floats, Horizon, Phase
 from lrflow.wording import counted
 
-MIN_HELD_PEAK = 0.99  # of the peak, which an LR that changes only every `hold` steps must reach
 NO_TIME = Duration(0, "steps")
 
 WARMUP_MODES = ("meet", "override", "multiply")
@@ -63,6 +65,8 @@ class Schedule(Curve):
             `hold`, that of the next hold.
         hold_part: what `hold` holds: `all`, or `shape`: everything but the warmup.
         rounding: how durations become whole steps: `nearest` (half up), `up` or `down`.
+        delay: a duration before the clock of the schedule begins, until when it has its first value: all of it is that
+            of a run that begins later, of which shares (5%) are shares.
 
     Raises:
         ConfigError: lists every argument that is wrong.
@@ -84,6 +88,7 @@ class Schedule(Curve):
     count_from: int = field(default=0, metadata=LATER)
     hold_part: str = field(default="all", metadata=LATER)
     rounding: str = field(default="nearest", metadata=LATER)
+    delay: Duration = field(default=NO_TIME, metadata=LATER)
 
     def __init__(
         self,
@@ -103,36 +108,39 @@ class Schedule(Curve):
         count_from: int = 0,
         hold_part: str = "all",
         rounding: str = "nearest",
+        delay: DurationLike = 0,
     ) -> None:
         args = Arguments(self.key)
         if not isinstance(shape, Shape):
             args.wrong("shape", shape, "expected a shape", "like lrflow.schedules.Cosine")
-        start = None if warmup_start is None else args.level("warmup_start", warmup_start)
-        object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "warmup", args.duration("warmup", warmup))
-        object.__setattr__(self, "warmup_start", start)
-        object.__setattr__(self, "cooldown", args.duration("cooldown", cooldown))
-        object.__setattr__(self, "floor", args.level("floor", floor))
-        object.__setattr__(self, "warmup_shape", args.choice("warmup_shape", warmup_shape, tuple(WARMUPS)))
-        object.__setattr__(self, "cooldown_shape", args.choice("cooldown_shape", cooldown_shape, COOLDOWNS))
+        if isinstance(count_from, bool) or count_from not in (0, 1):
+            args.wrong("count_from", count_from, "expected 0 or 1, the number of the first step")
+        read = {
+            "shape": shape,
+            "warmup": args.duration("warmup", warmup),
+            "warmup_start": None if warmup_start is None else args.level("warmup_start", warmup_start),
+            "cooldown": args.duration("cooldown", cooldown),
+            "floor": args.level("floor", floor),
+            "warmup_shape": args.choice("warmup_shape", warmup_shape, tuple(WARMUPS)),
+            "cooldown_shape": args.choice("cooldown_shape", cooldown_shape, COOLDOWNS),
+            "also": read_also(args, also, Schedule) if also else (),
+            "hold": args.interval("hold", hold),
+            "shape_from": args.choice("shape_from", shape_from, SHAPE_STARTS),
+            "shape_length": None if shape_length is None else args.duration("shape_length", shape_length),
+            "warmup_mode": args.choice("warmup_mode", warmup_mode, WARMUP_MODES),
+            "warmup_ends_at": args.choice("warmup_ends_at", warmup_ends_at, WARMUP_ENDS),
+            "count_from": count_from,
+            "hold_part": args.choice("hold_part", hold_part, HELD_PARTS),
+            "rounding": args.choice("rounding", rounding, tuple(ROUNDINGS)),
+            "delay": args.interval("delay", delay),
+        }
+        for name, value in read.items():
+            object.__setattr__(self, name, value)
         if self.warmup_shape == "exponential" and self.warmup_start == 0.0:
             args.wrong("warmup_start", warmup_start, "an exponential warmup cannot start at 0")
         if self.cooldown_shape == "exponential" and self.floor == 0.0:
             message, hint = "an exponential cooldown cannot end at a floor of 0", "give a floor, such as 0.01"
             args.wrong("cooldown_shape", cooldown_shape, message, hint)
-        object.__setattr__(self, "also", read_also(args, also, Schedule) if also else ())
-        held = args.duration("hold", 0 if hold is None else hold)
-        object.__setattr__(self, "hold", held if held.value else NO_TIME)
-        object.__setattr__(self, "shape_from", args.choice("shape_from", shape_from, SHAPE_STARTS))
-        length = None if shape_length is None else args.duration("shape_length", shape_length)
-        object.__setattr__(self, "shape_length", length)
-        object.__setattr__(self, "warmup_mode", args.choice("warmup_mode", warmup_mode, WARMUP_MODES))
-        object.__setattr__(self, "warmup_ends_at", args.choice("warmup_ends_at", warmup_ends_at, WARMUP_ENDS))
-        if isinstance(count_from, bool) or count_from not in (0, 1):
-            args.wrong("count_from", count_from, "expected 0 or 1, the number of the first step")
-        object.__setattr__(self, "count_from", count_from)
-        object.__setattr__(self, "hold_part", args.choice("hold_part", hold_part, HELD_PARTS))
-        object.__setattr__(self, "rounding", args.choice("rounding", rounding, tuple(ROUNDINGS)))
         if self.warmup_mode in ("override", "multiply") and self.shape_from == "warmup_end":
             message = "needs a shape that runs below the warmup"
             args.wrong("warmup_mode", warmup_mode, message, f"give {self.key}.shape_from=start")
@@ -146,10 +154,21 @@ class Schedule(Curve):
         alone = replace(self, also=()) if self.also else self
         own = (entry.curve for entry in self.also)
         curves = (
-            replace(curve, hold=self.hold, rounding=self.rounding) if isinstance(curve, Schedule) else alone
+            replace(curve, hold=self.hold, rounding=self.rounding, delay=self.delay)
+            if isinstance(curve, Schedule)
+            else alone
             for curve in own
         )
         return alone, tuple(zip(self.also, curves, strict=True))
+
+    @cached_property
+    def _late(self) -> PartOfRun | None:
+        """The schedule without its delay, in the part of the run after it; None without a delay."""
+        return PartOfRun(replace(self, delay=NO_TIME), self.delay) if self.delay.value else None
+
+    def _after_delay(self, horizon: Horizon) -> Horizon:
+        """Return the horizon on which the clock of the schedule runs: the rest of the run."""
+        return horizon if self._late is None else self._late.part(horizon.rounding_to(self.rounding))[1]
 
     @property
     def may_stay_below(self) -> bool:
@@ -178,6 +197,8 @@ class Schedule(Curve):
 
     def phase(self, horizon: Horizon) -> Phase:
         """Return the phase from the end of the warmup to the start of the cooldown."""
+        if self._late is not None:
+            return self._late.phase(horizon.rounding_to(self.rounding))
         phase, hold = self._phase(horizon), self._hold(horizon)
         if not self.count_from:
             return phase
@@ -201,6 +222,8 @@ class Schedule(Curve):
 
     def values(self, steps: Floats, horizon: Horizon) -> Floats:
         """Return the multipliers at an array of steps [n], all in [0, horizon.steps]."""
+        if self._late is not None:
+            return self._late.values(steps, horizon.rounding_to(self.rounding))
         hold, between, phase = self._hold(horizon), self._phase(horizon), self._shape_phase(horizon)
         moving = steps
         if hold > 1:  # the end of the run is left as it is: it has the schedule's last value
@@ -249,11 +272,12 @@ class Schedule(Curve):
 
     def cut_off(self, horizon: Horizon) -> bool:
         """Whether the shape is longer than the run leaves room for."""
+        horizon = self._after_delay(horizon)
         return self._shape_phase(horizon).stop > self._phase(horizon).stop
 
     def ends_at_floor(self, horizon: Horizon) -> bool:
         """Whether the LR has to be at the floor at the end of the run."""
-        cooled = self._phase(horizon).stop < horizon.steps
+        cooled = self._phase(self._after_delay(horizon)).stop < self._after_delay(horizon).steps
         return cooled or (self.shape.lands and not self.cut_off(horizon))
 
     def jumps(self, horizon: Horizon) -> tuple[int, ...]:
@@ -261,14 +285,15 @@ class Schedule(Curve):
 
         With `hold`, every change is a jump.
         """
+        if self._late is not None:
+            return self._late.jumps(horizon.rounding_to(self.rounding))
         between, factor = self._phase(horizon), self.warmup_mode == "multiply"
         if (hold := self._hold(horizon)) > 1:
             count = min((horizon.steps - 1) // hold, MOST_CHANGES)
             moves = np.append(np.arange(1, count + 1) * hold, horizon.steps)
             if self.hold_part == "shape":
-                start = self.phase(
-                    horizon
-                ).start  # with count_from=1, the hold that follows may be another than the top
+                # With count_from=1, the hold that follows may be another than the top.
+                start = self.phase(horizon).start
                 top, follows = self._top(between.start, hold, self._shape_phase(horizon)), float(self(start, horizon))
                 leaves = self._drops_after_warmup() or (not factor and follows != top)
                 moves = np.union1d(moves if factor else moves[moves > start], [start] if leaves else [])
@@ -294,6 +319,9 @@ class Schedule(Curve):
             horizon: how long the run is.
             key: the schedule's key in the config.
         """
+        if self._late is not None:
+            late = self._delay_problems(horizon)
+            return prefix_keys(key or self.key, late) or self._late.schedule.check(self._after_delay(horizon), key)
         problems = self.duration_problems(horizon) + self._hold_problems(horizon)
         cooldown = count_steps(self.cooldown, horizon.rounding_to(self.rounding), "cooldown", [])
         down = self.shape.lands and self.floor == 0.0 and self.shape_length is None
@@ -313,37 +341,22 @@ class Schedule(Curve):
     def _cooldown_start(self, horizon: Horizon) -> float:
         return self._at(self._phase(horizon).stop, self._shape_phase(horizon))
 
+    def _delay_problems(self, horizon: Horizon) -> list[Problem]:
+        found = self._late.part_problems(horizon.rounding_to(self.rounding)) if self._late else []
+        return [replace(one, key="delay") for one in found]
+
     def duration_problems(self, horizon: Horizon) -> list[Problem]:
         """Return the problems of the durations: warmup, shape and cooldown that do not fit into the run."""
-        problems: list[Problem] = []
-        horizon = horizon.rounding_to(self.rounding)
-        run = horizon.steps
-        warmup = count_steps(self.warmup, horizon, "warmup", problems)
-        cooldown = count_steps(self.cooldown, horizon, "cooldown", problems)
-        phase = Phase(0, run, horizon)  # the shape is checked against the whole run if its own phase is unknown
-        length = None
-        if (
-            self.shape_length is not None
-            and (length := count_steps(self.shape_length, horizon, "shape_length", problems)) == 0
-        ):
-            problems.append(Problem("shape_length", "is shorter than one step", str(self.shape_length)))
-        if warmup is not None and warmup >= run:
-            message = f"is {counted(warmup, 'step')}, but the run has only {run}"
-            problems.append(Problem("warmup", message, str(self.warmup), "the peak would never be reached"))
-        elif cooldown is not None and cooldown >= run:
-            message = f"is {counted(cooldown, 'step')}, but the run has only {run}"
-            problems.append(Problem("cooldown", message, str(self.cooldown)))
-        elif warmup is not None and cooldown is not None:
-            if warmup + cooldown > run:
-                message = f"starts at step {run - cooldown}, before the warmup ends at step {warmup}"
-                problems.append(Problem("cooldown", message, str(self.cooldown)))
-            elif warmup + cooldown == run and not isinstance(self.shape, Constant) and self.shape_from == "warmup_end":
-                message = f"has no room: warmup ({warmup} steps) and cooldown ({cooldown}) fill the run of {run}"
-                problems.append(Problem("shape", message))
-            elif self.shape_length is None or length:
-                phase = self._shape_phase(horizon)
+        if problems := self._delay_problems(horizon):
+            return problems
+        horizon = self._after_delay(horizon).rounding_to(self.rounding)
+        moves = self.shape_from == "warmup_end" and not isinstance(self.shape, Constant)
+        problems, placed = room_problems(self.warmup, self.cooldown, self.shape_length, moves, horizon)
+        # The shape is checked against the whole run if its own phase is unknown.
+        phase = self._shape_phase(horizon) if placed else Phase(0, horizon.steps, horizon)
         problems += prefix_keys("shape", self.shape.check(phase))
-        if warmup and self.warmup_start and not problems:  # a curve is computed, which imports numpy
+        # A curve is computed, which imports numpy.
+        if self.warmup_start and not problems and self.warmup.steps(horizon):
             top = self._top(self._phase(horizon).start, self._hold(horizon), phase)
             if self.warmup_start > top:
                 message = f"is above {top:g}, where the shape starts"
@@ -375,9 +388,5 @@ class Schedule(Curve):
             held = (
                 alone(np.arange(0, horizon.steps, hold), horizon) if self.hold_part == "all" else self(steps, horizon)
             )
-            top, reached = int(steps[np.argmax(moving)]), float(held.max())
-            if reached < MIN_HELD_PEAK * moving.max():
-                message = f"is {hold} steps, and the LR would not rise above {100 * reached:.3g}% of its peak"
-                hint = f"the peak is at step {top}; let the shape rise for a multiple of {hold} steps"
-                problems.append(Problem("hold", message, str(self.hold), hint))
+            problems += skipped_peak(self.hold, hold, steps, moving, held)
         return problems

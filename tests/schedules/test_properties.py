@@ -129,6 +129,7 @@ forms = st.builds(
     count_from=st.integers(0, 1),
     hold_part=st.sampled_from(["all", "shape"]),
     rounding=st.sampled_from(["nearest", "up", "down"]),
+    delay=st.just(0) | durations,
 )
 held = st.builds(lambda schedule, hold: replace(schedule, hold=hold), schedules, durations)
 ways = st.sampled_from(["keep", "rescale", "extend", "decay_now", "rewarm"])
@@ -278,6 +279,23 @@ def test_a_held_lr_is_that_of_the_last_multiple_of_hold(schedule: Schedule, hori
     assert one(horizon.steps, horizon) == schedule(horizon.steps, horizon)
     moves = np.flatnonzero(np.diff(one(every_step(horizon), horizon))) + 1
     assert one.jumps(horizon) == tuple(moves.tolist())
+
+
+@relaxed
+@given(forms, horizons)
+def test_a_delay_moves_the_clock_of_the_whole_schedule(schedule: Schedule, horizon: Horizon) -> None:
+    late = schedule.delay.steps(horizon.rounding_to(schedule.rounding))
+    assume(late < horizon.steps)
+    on_time, rest = replace(schedule, delay=0), Horizon(horizon.steps - late, horizon.steps_per_epoch)
+    rates = schedule(every_step(horizon), horizon)
+    assert rates[late:].tobytes() == on_time(every_step(rest), rest).tobytes()
+    assert np.all(rates[:late] == rates[late])
+    assert schedule.jumps(horizon) == tuple(late + step for step in on_time.jumps(rest))
+    assert schedule.check(horizon) == on_time.check(rest)
+    assert schedule.ends_at_floor(horizon) == on_time.ends_at_floor(rest)
+    assert schedule.cut_off(horizon) == on_time.cut_off(rest)
+    phase, own = schedule.phase(horizon), on_time.phase(rest)
+    assert (phase.start, phase.stop) == (late + own.start, late + own.stop)
 
 
 @relaxed

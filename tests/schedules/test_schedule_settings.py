@@ -181,3 +181,11 @@ def test_numbers_are_found_among_settings() -> None:
     settings = {"lr": 0.1, "betas": [0.9, 0.99, 0.999], "fused": True, "eps": (1e-8, 1.0), "name": "x", "momentum": 0}
     assert numeric_settings(settings) == {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "beta3": 0.999, "momentum": 0.0}
     assert highest_settings([{"a": 1.0, "b": 0.0}, {"b": 2.0}]) == {"a": 1.0, "b": 2.0}
+
+
+def test_a_delay_moves_other_settings_with_the_lr() -> None:
+    own = {"low": 0.85, "high": 0.95, "inverse": True, "warmup": 10}
+    late = Schedule(Cosine(), 10, also={"momentum": own, "beta2": {"low": 0.5}}, delay=7).split_settings()[1]
+    on_time = Schedule(Cosine(), 10, also={"momentum": own, "beta2": {"low": 0.5}}).split_settings()[1]
+    for (_, moved), (_, curve) in zip(late, on_time, strict=True):
+        assert moved(range(7, 100), Horizon(100)).tolist() == curve(range(93), Horizon(93)).tolist()

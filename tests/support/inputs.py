@@ -142,6 +142,10 @@ schedule=power  schedule.shape.after=1% => schedule.shape.after: the peak would 
 resume.horizon=rewram => resume.horizon: did you mean rewarm?
 schedule.hold=400 => schedule.hold: the LR would never move
 schedule.hold=x => schedule.hold: not a duration
+schedule.delay=400 => schedule.delay: is 400 steps, but the run has only 400
+schedule.delay=100% => schedule.delay: it would never move
+schedule.delay=380  schedule.warmup=30 => schedule.warmup: is 30 steps, but the run has only 20
+schedule.dealy=1 => schedule.dealy: did you mean schedule.delay?
 schedule.wramup=5 => schedule.wramup: did you mean schedule.warmup?
 schedule.num_warmup_steps=5 => schedule.num_warmup_steps: did you mean schedule.warmup?
 schedule.warmup_steps=5 => schedule.warmup_steps: did you mean schedule.warmup?
@@ -572,6 +576,7 @@ schedule.warmup=1 => schedule.warmup=1 is one step: write '1 step' if it is mean
 schedule.warmup=0.01% => schedule.warmup=0.01% is less than one step (of 400)
 schedule=constant  schedule.cooldown=0.05% => schedule.cooldown=0.05% is less than one step (of 400)
 schedule.hold=1 => schedule.hold=1 is one step
+schedule.delay=1 => schedule.delay=1 is one step
 health.cooldown=1 => health.cooldown=1 is one step
 health.kick.over=1 => health.kick.over=1 is one step
 schedule.floor=1 => schedule.floor=1 is the peak itself
@@ -601,6 +606,7 @@ RIGHT = r"""
 schedule.floor='1e-6 lr'  schedule.warmup_start='1e-7 lr'  schedule.warmup=5
 schedule.shape_from=start  schedule.warmup_mode=multiply  schedule.hold='1 epoch'  schedule.hold_part=shape
 schedule.shape_length='90_000 steps'  schedule.count_from=1  schedule.rounding=up
+schedule.delay='1 epoch'  schedule.hold='1 epoch'  schedule.warmup='2 epochs'
 seed=1
 optimizer.foreach=true
 optimizer.foreach=null

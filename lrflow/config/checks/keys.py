@@ -194,9 +194,9 @@ def check_schedule(
 
 
 def _check_shares(schedule: Schedule, key: str) -> list[Problem]:
-    """Return a problem for a warmup or cooldown of 100% or more."""
+    """Return a problem for a warmup, cooldown or delay of 100% or more."""
     problems = []
-    for name, share in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown)):
+    for name, share in (("warmup", schedule.warmup), ("cooldown", schedule.cooldown), ("delay", schedule.delay)):
         if share.unit == "fraction" and share.value >= 1:
             hint = "the peak would never be reached" if name == "warmup" else None
             problems.append(Problem(f"{key}.{name}", "expected less than the whole run", str(share), hint))

@@ -31,6 +31,7 @@ _STRETCHES = {
     "warmup": ("warmup_start", "warmup_shape", "warmup_ends_at", "warmup_mode", "shape_from"),
     "cooldown": ("cooldown_shape",),
     "hold": ("hold_part",),
+    "delay": (),
 }
 """Settings of a schedule that need a duration, by the duration."""
 

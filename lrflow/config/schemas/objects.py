@@ -221,6 +221,8 @@ class Schedule(Node):
     """Number of the first step."""
     rounding: Annotated[str, f.one_of(*ROUNDINGS)] = "nearest"
     """How durations of the schedule become whole steps."""
+    delay: f.Time = NO_TIME
+    """Duration before the clock of the schedule begins, until when it has its first value."""
     batch: BatchSizes | None = None
     """Samples per optimizer step on all devices, each size from a duration on: [[0, 64], [100_000 samples, 256]]."""
     batch_by: Annotated[str, f.one_of("auto", "accumulation", "loader")] = "auto"
