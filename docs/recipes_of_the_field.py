@@ -204,8 +204,8 @@ LEFT = """\
 {rows}
 
 What the recipes do not say at all: batch sizes that grow during the run (GPT-3, DeepSeek-V2 and V3), losses, data and
-augmentation. ConvNeXt's fine-tuning puts three blocks into one layer of its layer-wise decay; `layers=layer_decay`
-makes each block a layer, and 28 rules of one's own would be more than 20 lines.
+augmentation. ConvNeXt's fine-tuning puts three blocks into one layer of its layer-wise decay:
+`layers=layer_decay layers.blocks_per_layer=3` ([as published](layers.md#layer-decay)).
 """
 
 

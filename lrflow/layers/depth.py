@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lrflow.errors import Problem
+from lrflow.errors import ConfigError, Problem
 from lrflow.layers.parameters import Entry, Parameters, Uses, is_norm
 from lrflow.layers.rules import UNDECAYED, Multiple, Rule, number
 
@@ -33,7 +33,7 @@ class Layer:
     depth: int
 
 
-def layers_of(model: nn.Module | Parameters, last_norm: str = "head") -> list[Layer]:
+def layers_of(model: nn.Module | Parameters, last_norm: str = "head", blocks_per_layer: int = 1) -> list[Layer]:
     """Return the layers of a model from the input to the head; every parameter belongs to one of them.
 
     Layers are the model's children. `Sequential`, `ModuleList` and `ModuleDict` are opened into their items, and so is
@@ -56,6 +56,10 @@ def layers_of(model: nn.Module | Parameters, last_norm: str = "head") -> list[La
     Args:
         model: any module, or its parameters.
         last_norm: `head` or `block`: where a norm between the last block and the head belongs.
+        blocks_per_layer: consecutive blocks of a stack that are one layer, counted from the first block of each stack.
+
+    Raises:
+        ConfigError: `blocks_per_layer` is above 1, and the model has no blocks.
     """
     parameters = Parameters.of(model)
     entries = {entry.parameter: entry for entry in parameters.entries}
@@ -80,6 +84,16 @@ def layers_of(model: nn.Module | Parameters, last_norm: str = "head") -> list[La
         layers[last] += leading
     if not layers:  # the model has only norms and bare parameters
         return [Layer("model", tuple(entry for *_, own in loose for entry in own), 0)] if loose else []
+    if blocks_per_layer > 1:
+        if not blocks:
+            message = "the model has no stack of blocks: each of its layers is one already"
+            raise ConfigError([Problem("layers.blocks_per_layer", message, blocks_per_layer)])
+        names = _joined(layers, blocks, blocks_per_layer, parameters.uses)
+        separate, layers = layers, {}
+        for name, own in separate.items():
+            layers.setdefault(names.get(name, name), []).extend(own)
+        blocks = {names[name] for name in blocks}
+        loose = [(names.get(name, name) if name else None, of_norm, own) for name, of_norm, own in loose]
     order, depths = _depths(layers, parameters.uses)
     held = {name: tuple(layers[name]) for name in order}
     for declared, of_norm, own in loose:
@@ -88,6 +102,27 @@ def layers_of(model: nn.Module | Parameters, last_norm: str = "head") -> list[La
         above = _fed(own, held, parameters.uses, [*layers], owner) if ends else None
         layers[owner if above is None or above in blocks else above] += own
     return [Layer(name, tuple(layers[name]), depths[name]) for name in order]
+
+
+def _joined(
+    layers: Mapping[str, Sequence[Entry]], blocks: Collection[str], count: int, uses: Uses | None
+) -> dict[str, str]:
+    """Return the layer to which each block belongs if so many blocks of a stack, in the order of use, are one layer."""
+    stacks: dict[str, list[str]] = {}
+    for name in layers:
+        if name in blocks:
+            stacks.setdefault(name.rpartition(".")[0], []).append(name)
+    names: dict[str, str] = {}
+    for stack, members in stacks.items():
+        first = {name: uses.first([entry.parameter for entry in layers[name]]) if uses else None for name in members}
+        when = {name: used for name, used in first.items() if used is not None}
+        if len(when) == len(members):
+            members = sorted(members, key=lambda name: when[name])
+        for start in range(0, len(members), count):
+            part = members[start : start + count]
+            ends = "-".join(name.rpartition(".")[2] for name in (part[0], *part[1:][-1:]))
+            names |= dict.fromkeys(part, f"{stack}.{ends}" if stack else ends)
+    return names
 
 
 def _depths(layers: dict[str, list[Entry]], uses: Uses | None) -> tuple[list[str], dict[str, int]]:

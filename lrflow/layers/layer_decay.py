@@ -40,6 +40,8 @@ class LayerDecay(RuleMaker):
             MAE and DINOv2; a model may lack any of these, but has to have other names.
         last_norm: `head` or `block`: the layer of a norm between the last block and the head. It is the head in BEiT,
             MAE and DINOv2, and the block in timm.
+        blocks_per_layer: consecutive blocks of a stack that are one layer, counted from the first block of each stack;
+            3 in ConvNeXt (Liu et al., 2022), for models of 3, 3, 27 and 3 blocks.
         factors: further factors of parameters by name, on top of their layer's and not bounded by `min_scale`, such as
             DINOv2's `{"*patch_embed.*": 0.2}` (Oquab et al., 2023).
 
@@ -55,6 +57,7 @@ class LayerDecay(RuleMaker):
     tokens: str | Sequence[str] | None = TOKENS
     last_norm: str = "head"
     factors: Mapping[str, float] = field(default_factory=dict)
+    blocks_per_layer: int = 1
 
     def __post_init__(self) -> None:
         problems = []
@@ -66,6 +69,9 @@ class LayerDecay(RuleMaker):
         if self.last_norm not in LAST_NORM:
             hint = did_you_mean(str(self.last_norm), LAST_NORM)
             problems.append(Problem("layers.last_norm", "expected head or block", self.last_norm, hint))
+        count = self.blocks_per_layer
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            problems.append(Problem("layers.blocks_per_layer", "expected a whole number of at least 1", count))
         if not isinstance(self.factors, Mapping):
             message = "expected factors by name, such as {'*patch_embed.*': 0.2}"
             problems.append(Problem("layers.factors", message, self.factors))
@@ -81,7 +87,7 @@ class LayerDecay(RuleMaker):
         """Return the rules, from the input to the head; layers without trainable parameters have none.
 
         Raises:
-            ConfigError: names in `tokens` or `factors` that no parameter has.
+            ConfigError: names in `tokens` or `factors` that no parameter has, or no blocks to count together.
         """
         tokens = as_tuple(self.tokens) if self.no_decay else ()
         missing = [*_missing("layers.tokens", [text for text in tokens if text not in TOKENS], parameters)]
@@ -93,7 +99,7 @@ class LayerDecay(RuleMaker):
         for text, factor in self.factors.items():
             for entry in _named(text, parameters):
                 factors.setdefault(entry, float(factor))
-        layers = layers_of(parameters, self.last_norm)
+        layers = layers_of(parameters, self.last_norm, self.blocks_per_layer)
         top = highest(layers)
         rules = []
         for layer in layers:

@@ -189,6 +189,57 @@ def test_groups_are_those_of_timm(model: nn.Module) -> None:
     assert made == {name: (pytest.approx(scale, rel=1e-12), decay) for name, (scale, decay) in timm(model, 0.7).items()}
 
 
+class HubStage(nn.Module):
+    """The names of transformers' ConvNeXt."""
+
+    def __init__(self, blocks: int, first: bool) -> None:
+        super().__init__()
+        self.downsampling_layer = nn.ModuleList([] if first else [nn.LayerNorm(4), nn.Conv2d(4, 4, 2, 2)])
+        self.layers = nn.ModuleList(ConvNeXtBlock() for _ in range(blocks))
+
+
+def published_layer(name: str) -> int:
+    """Number of a parameter's layer in facebookresearch/ConvNeXt, `get_num_layer_for_convnext`, by timm's names."""
+    parts = name.split(".")
+    if parts[0] == "stem":
+        return 0
+    if parts[0] != "stages":
+        return 13
+    stage = int(parts[1])
+    if stage == 2:
+        return 3 + (int(parts[3]) // 3 if parts[2] == "blocks" else 0)
+    return 12 if stage == 3 else stage + 1
+
+
+@pytest.mark.parametrize("stage", [ConvNeXtStage, HubStage])
+def test_three_blocks_are_one_layer_in_convnext(stage: type[nn.Module]) -> None:
+    model = ConvNeXt([3, 3, 27, 3])
+    model.stages = nn.Sequential(*(stage(count, not index) for index, count in enumerate([3, 3, 27, 3])))
+    made = scales(model, LayerDecay(0.8, blocks_per_layer=3))
+    names = {name: name.replace(".layers.", ".blocks.") for name in made}
+    assert made == {name: pytest.approx(0.8 ** (13 - published_layer(timms))) for name, timms in names.items()}
+    groups = [rule.name for rule in LayerDecay(0.8, no_decay=False, blocks_per_layer=3).rules(model)]
+    assert len(groups) == 14
+    assert groups[3].endswith("stages.2.blocks.0-2" if stage is ConvNeXtStage else "stages.2.layers.0-2")
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(2, [0, 1, 1, 2, 2, 3]), (3, [0, 1, 1, 1, 2, 3]), (9, [0, 1, 1, 1, 1, 2])]
+)
+def test_the_last_layer_of_a_stack_may_have_fewer_blocks(count: int, expected: list[int]) -> None:
+    model = ViT(4)
+    made = scales(model, LayerDecay(0.5, blocks_per_layer=count))
+    of_blocks = [made[f"blocks.{index}.norm1.weight"] for index in range(4)]
+    found = [made["cls_token"], *of_blocks, made["head.weight"]]
+    assert found == [0.5 ** (expected[-1] - depth) for depth in expected]
+
+
+def test_blocks_that_cannot_be_counted_together(refused: Callable) -> None:
+    assert list(refused(LayerDecay, blocks_per_layer=0)) == ["layers.blocks_per_layer"]
+    found = refused(LayerDecay(blocks_per_layer=3).rules, MLP([1, 8, 8], 10, widths=[8, 8]))
+    assert "no stack of blocks" in found["layers.blocks_per_layer"]
+
+
 def test_the_last_norm_is_the_heads_in_beit_and_mae() -> None:
     model = ViT(2)
     made = scales(model, LayerDecay(0.5))

@@ -214,6 +214,7 @@ layers.rules=[{name: a, match: '*', lr: "1e-3"}] => layers.rules[0].lr: it is te
 layers.rules=[{name: a, match: '*', route: moun}] => layers.rules[0].route: optimizer=muon adds one
 layers=layer_decay  layers.foo=3 => layers.foo: it takes decay, min_scale, no_decay
 layers=layer_decay  layers.decai=3 => layers.decai: did you mean layers.decay?
+layers=layer_decay  layers.blocks_per_layer=0 => layers.blocks_per_layer: expected a whole number of at least 1
 layers=layer_decay  layers.decay=banana => layers.decay: expected a number
 layers=layer_decay  layers.no_decay=5 => layers.no_decay: expected true or false
 layers=gradual_unfreezing  layers.factor=x => layers.factor: expected a number
