@@ -24,6 +24,7 @@ class Tool:
         translate: reads a file into a translation; raises a ConfigError.
         forms: of the files that it reads: `keys`, `python`, `flags`.
         names: the keys of a file that speak for the tool, or against it.
+        environments: whether it trains in environments, of which a file may have several.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Tool:
     translate: Callable[[Source, Facts, Translation], None]
     forms: Collection[str] = ("keys", "flags")
     names: Callable[[Source], Collection[str]] = lambda source: [*source.data, *source.unreadable]
+    environments: bool = False
 
     def likeness(self, source: Source) -> tuple[int, float]:
         """Return how many signs of the tool a file has, and the share of its keys that the tool has."""
@@ -49,7 +51,7 @@ TOOLS = {
     "mmengine": Tool(mmengine.TOOL, mmengine.SIGNS, mmengine.KNOWN, mmengine.translate, ("python",)),
     "torchvision": Tool(torchvision.TOOL, torchvision.SIGNS, torchvision.KNOWN, torchvision.translate),
     "keras": Tool(keras.TOOL, keras.SIGNS, keras.KNOWN, keras.translate, ("keys",), keras.names_in),
-    "rl_zoo": Tool(rl_zoo.TOOL, rl_zoo.SIGNS, rl_zoo.KNOWN, rl_zoo.translate, ("keys",), rl_zoo.names_in),
+    "rl_zoo": Tool(rl_zoo.TOOL, rl_zoo.SIGNS, rl_zoo.KNOWN, rl_zoo.translate, ("keys",), rl_zoo.names_in, True),
 }
 """The tools by the word that `--from` takes."""
 
@@ -71,12 +73,18 @@ def translate(path: Path, facts: Facts, kind: str | None = None) -> Translation:
         the recipe.
 
     Raises:
-        ConfigError: the file cannot be read, is of no known kind, or holds values that are wrong.
+        ConfigError: the file cannot be read, is of no known kind, or holds values that are wrong; or an environment is
+            given for a tool that has none.
     """
     if kind is not None and kind not in TOOLS:
         raise ConfigError([Problem("--from", f"expected one of {', '.join(TOOLS)}", kind, did_you_mean(kind, TOOLS))])
     source = read_source(path)
     tool = TOOLS[kind or _kind(source)]
+    if facts.env is not None and not tool.environments:
+        having = ", ".join(name for name, other in TOOLS.items() if other.environments)
+        message = f"{source.name} is of {tool.label}, which has no environments"
+        hint = f"leave it out; if the file is of another tool, give --from {having}"
+        raise ConfigError([Problem("--env", message, facts.env, hint)])
     into = Translation(f"{source.path.name}, of {tool.label}, translated by lrflow"[:100])
     tool.translate(source, facts, into)
     for name, reason in source.unreadable.items():

@@ -36,6 +36,20 @@ def test_each_kind_is_found_by_its_keys(tmp_path: Path) -> None:
         assert TOOLS[kind].label in translate(tmp_path / name, Facts(), kind).source
 
 
+def test_an_environment_is_an_error_where_a_tool_has_none(tmp_path: Path) -> None:
+    for kind, (name, text) in FILES.items():
+        (tmp_path / name).write_text(text)
+        if kind == "rl_zoo":
+            assert translate(tmp_path / name, Facts(env="CartPole-v1")).values["data"]["env_id"] == "CartPole-v1"
+            continue
+        with pytest.raises(ConfigError) as caught:
+            translate(tmp_path / name, Facts(env="CartPole-v1"))
+        (problem,) = caught.value.problems
+        assert (problem.key, problem.value) == ("--env", "CartPole-v1")
+        assert f"{name} is of {TOOLS[kind].label}" in problem.message
+        assert "--from rl_zoo" in str(problem.hint)
+
+
 RICH: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "transformers": (
         "given.json",
