@@ -252,12 +252,14 @@ class Best:
         if found == kept.step:
             return True
         was = "missing or damaged" if found is None else f"of step {found}"
+        elsewhere = source is not None and source.parent != path.parent and not path.exists()  # of a branch
         names = [name_of_step(kept.step or 0), *([kept.file] if kept.file else []), BEST]
         others = [source, *(source.with_name(name) for name in names)] if source else []
         for other in [*(self.path.with_name(name) for name in names), *others]:
             whole = other != path and step_in(other) == kept.step and find_damage(other) is None
             if whole and self._copy(other, path):
-                log.warning("%s was %s; it is now a copy of %s", path, was, other.name)
+                if not elsewhere:
+                    log.warning("%s was %s; it is now a copy of %s", path, was, other.name)
                 return True
         if found is None or found < (kept.step or 0):  # a later one is made again by the resumed run
             log.warning("%s is %s, and the best one, of step %d, is gone: the next is the best", path, was, kept.step)
@@ -283,6 +285,7 @@ class Best:
 
     def _copy(self, source: Path, path: Path, spare: Callable[[], Sequence[Path]] = tuple) -> bool:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # a branch has no folder of checkpoints yet
             making_room(spare, lambda: copy_whole(source, path))
         except OSError as error:
             left = "an earlier one is kept" if self.path.exists() else f"there is no {BEST} yet"

@@ -15,6 +15,7 @@ from torch import nn
 
 from lrflow.config.composition.options import Catalogue
 from lrflow.config.schemas.layers import Rules
+from lrflow.config.schemas.objects import Schedule as ScheduleNode
 from lrflow.config.targets import instantiate, locate
 from lrflow.errors import ConfigError, Problem, did_you_mean
 from lrflow.layers import Group, Rule, RuleMaker, resolve
@@ -144,7 +145,10 @@ def _schedule(schedule: str | Curve | Shape, warmup: DurationLike | None, cooldo
         name: value for name, value in (("warmup", warmup), ("cooldown", cooldown)) if value is not None
     }
     if isinstance(schedule, str):
-        made = instantiate({**_option("schedule", schedule), **changes}, "schedule")
+        content = {
+            name: value for name, value in _option("schedule", schedule).items() if name not in ScheduleNode.offered
+        }
+        made = instantiate({**content, **changes}, "schedule")
         assert isinstance(made, Curve)
         return made
     if isinstance(schedule, Shape):

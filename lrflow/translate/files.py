@@ -104,7 +104,7 @@ def sibling(path: Path, name: str) -> Mapping[str, Any]:
 def _text(path: Path) -> str:
     try:
         if not path.is_file():
-            raise _unreadable(path, "there is no such file" if not path.exists() else "is no file")
+            raise _absent(path)
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
@@ -116,7 +116,7 @@ def _member(path: Path, name: str) -> str:
     """Return the text of one file of an archive; nothing is unpacked, and no other file is read."""
     try:
         if not path.is_file():
-            raise _unreadable(path, "there is no such file" if not path.exists() else "is no file")
+            raise _absent(path)
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
             content = file.read(MOST_BYTES + 1)
     except KeyError:
@@ -206,6 +206,12 @@ def _value(word: str) -> Any:
         number = float(word)
         return int(word) if re.fullmatch(r"[+-]?\d+", word) else number
     return word
+
+
+def _absent(path: Path) -> ConfigError:
+    if path.is_dir():
+        return _unreadable(path, "is a folder", "give the config file in it")
+    return _unreadable(path, "is no file" if path.exists() else "there is no such file")
 
 
 def _unreadable(path: Path, message: str, hint: str | None = None, line: int | None = None) -> ConfigError:

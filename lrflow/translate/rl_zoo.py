@@ -18,7 +18,7 @@ from lrflow.translate.facts import Facts
 from lrflow.translate.files import Source, sibling
 from lrflow.translate.keys import Keys, names
 from lrflow.translate.translation import Translation, shape
-from lrflow.wording import counted
+from lrflow.wording import counted, joined
 
 TOOL = "rl-baselines3-zoo's hyperparameters"
 SIGNS = ("n_timesteps", "policy", "n_envs", "clip_range", "ent_coef", "train_freq", "learning_starts", "policy_kwargs")
@@ -158,8 +158,8 @@ def _entry(source: Source, facts: Facts, arguments: Mapping[str, Any]) -> tuple[
     entries = {key: value for key, value in source.data.items() if isinstance(value, Mapping)}
     env = facts.env or (next(iter(entries)) if len(entries) == 1 else None)
     if env is None:
-        hint = "give --env NAME, such as --env " + next(iter(entries), "CartPole-v1")
-        raise ConfigError([Problem("--env", f"the file has {len(entries)} environments", source.name, hint)])
+        message = f"the file has {len(entries)} environments: give the name of one"
+        raise ConfigError([Problem("--env", message, hint=joined(list(entries), 12) or None)])
     if env not in entries:
         hint = did_you_mean(env, entries) or "an entry such as default also has hyperparameters: --env default"
         raise ConfigError([Problem("--env", "is no environment of the file", env, hint)])

@@ -31,6 +31,7 @@ def test_wrong_words_are_one_problem_each(lrflow_here: Run) -> None:
     for words, message in (
         ([], "huggingface: Hugging Face's training arguments"),
         (["nowhere.yaml"], "there is no such file"),
+        (["."], "is a folder"),
         (["args.yaml", "--from", "tim"], "did you mean timm?"),
         (["args.yaml", "--devices", "0"], "expected a number of at least 1"),
         (["args.yaml", "--out", "recipe.txt"], "expected a .yaml file"),

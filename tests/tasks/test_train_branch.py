@@ -76,11 +76,12 @@ def test_a_branch_is_the_run_of_its_length(
     assert rows[0] == rows[1]
 
 
-def test_a_branch_of_a_constant_trunk(run: Callable[..., Path]) -> None:
+def test_a_branch_of_a_constant_trunk(run: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     trunk = run("schedule=constant_with_warmup", "schedule.cooldown=0", "trainer.max_steps=15")
     branch = run("trainer.max_steps=20", f"resume.from={trunk}", "resume.horizon=branch")
     assert began(branch) == 15  # its newest checkpoint; and yet the trunk stays as it is
     assert end(trunk)["global_step"] == 15
+    assert "best.ckpt" not in caplog.text  # that of the trunk was copied into the folder of the branch
     whole = run("trainer.max_steps=20")
     weights = end(whole)["state_dict"]
     assert all(torch.equal(weight, weights[name]) for name, weight in end(branch)["state_dict"].items())

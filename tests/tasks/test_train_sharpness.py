@@ -109,6 +109,7 @@ def test_data_and_loggers_that_measuring_cannot_do_with() -> None:
         ),
         (["optimizer.lr=auto", "find.confirm=true"], []),
         (["find.check=false"], []),
+        (["hydra.run.dir=runs"], ["hydra.run.dir does not set the run folder: output=FOLDER does"]),
         (["task=find", "find.steps=100"], []),
         (
             ["task=plan", "find.check=true"],

@@ -105,7 +105,7 @@ def test_the_folder_of_a_trained_agent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "env", "message"),
     [
-        ("ppo.yml", "A-v1: {n_timesteps: 9}\nB-v1: {n_timesteps: 9}\n", None, "the file has 2 environments"),
+        ("ppo.yml", "A-v1: {n_timesteps: 9}\nB-v1: {n_timesteps: 9}\n", None, r"2 environments(.|\n)*A-v1, B-v1"),
         ("ppo.yml", "A-v1: {n_timesteps: 9}\n", "A-v2", "did you mean A-v1"),
         ("td3.yml", "A-v1: {n_timesteps: 9}\n", None, "no recipe for"),
         ("mine.yml", "A-v1: {n_timesteps: 9}\n", None, "names no algorithm"),

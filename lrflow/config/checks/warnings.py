@@ -218,9 +218,9 @@ def unused_by_search(config: Config) -> str | None:
 
 
 def unused_keys(config: Config) -> list[str]:
-    """Return a line for each typed key of `find` and `sharpness` that has no effect in this run."""
+    """Return a line for each typed key of `find`, `sharpness` and Hydra's run folder that has no effect in this run."""
     typed = [Override.read(text).key for text in config.overrides]
-    unread = []
+    unread = ["hydra.run.dir does not set the run folder: output=FOLDER does"] if "hydra.run.dir" in typed else []
     task, check = config.task.name, config.find.check
     plans, bounds = task == "plan", isinstance(config.find, StabilityFind)
     looks = config.finds_lr or (check and (bounds or not plans)) or task in ("find", *OF_A_RUN)
