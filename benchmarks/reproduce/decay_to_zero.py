@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import best, difference, ends, plays, tuned
+from benchmarks.reproduce.claims import Claim, Picture, Result, verdict
+from benchmarks.reproduce.grids import best, difference, ends, over_seeds, plays, spread, tuned
 
 CLAIM = Claim(
     title="A linear decay to zero",
@@ -48,26 +46,21 @@ def reproduce(fast: bool = False) -> Result:
             own = tuned(of_floor)
             rows.append({
                 "steps": steps, "decay": name, "best LR": rates[at], "validation loss": f"{own.mean():.4f}",
-                "spread over seeds": f"{own.min():.4f} to {own.max():.4f}",
+                "spread over seeds": spread(own, 4),
                 "edge of the LRs": "yes" if at in (0, len(rates) - 1) else "no",
             })  # fmt: skip
             if steps == lengths[-1]:
-                lines.append(Line(name, rates, of_floor.mean(1).tolist(), *_band(of_floor)))
+                lines.append(over_seeds(name, rates, of_floor))
     (short, *_), (number, low, high) = gaps
     parts = (high < 0, number < min(short, 0))
-    held: Held = all(parts) or (any(parts) and "partly")
     told = (
         f"Decay to zero ends {_by(number)} in the run of {lengths[-1]} steps and {_by(short)} in that of {lengths[0]}."
     )
     picture = Picture(
         f"Validation loss after {lengths[-1]} steps against the peak LR", "peak LR", "validation loss", lines
     )
-    return Result(number, low, high, held, seeds, told, rows, picture)
+    return Result(number, low, high, verdict(parts), seeds, told, rows, picture)
 
 
 def _by(gap: float) -> str:
     return f"{abs(gap):.4f} {'lower' if gap < 0 else 'higher'}"
-
-
-def _band(losses: np.ndarray) -> tuple[list[float], list[float]]:
-    return losses.min(1).tolist(), losses.max(1).tolist()

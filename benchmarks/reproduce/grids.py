@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import lrflow
+from benchmarks.reproduce.claims import Line
 from benchmarks.reproduce.measure import BARE, QUIET, interval, scratch
 from lrflow.sweeps.results import TrialResult
 
@@ -82,6 +83,16 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, floa
     low, high = interval(count, lambda drawn: float(gaps[drawn].mean()))
     wider = math.sqrt(count / (count - 1))
     return mean, mean + wider * (low - mean), mean + wider * (high - mean)
+
+
+def over_seeds(name: str, x: Sequence[float], values: np.ndarray) -> Line:
+    """Return the line of the means of values [x, seeds], in the band that holds all seeds."""
+    return Line(name, x, values.mean(1).tolist(), values.min(1).tolist(), values.max(1).tolist())
+
+
+def spread(values: np.ndarray, digits: int = 3) -> str:
+    """Return the lowest and the highest value in words: `2.451 to 2.479`."""
+    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
 
 
 def plays(width: int, depth: int = 2, batch: int = 8, length: int = 32, windows: int = 16_000) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
+from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
 from benchmarks.reproduce.grids import population
 from lrflow.sweeps.results import TrialResult
 
@@ -85,7 +85,6 @@ def reproduce(fast: bool = False) -> Result:
     none, little, more = delays[rates.index(0.03), :3]
     present = {name for row in common for name, count in row if count * 2 > seeds}
     parts = (present == set(PHASES), bool(np.median(more) < np.median(little) < np.median(none)))
-    held: Held = all(parts) or (any(parts) and "partly")
     ratios = little / np.maximum(more, 1)
     number = float(np.median(little) / max(np.median(more), 1))
     missing = [name for name in PHASES if name not in present]
@@ -112,4 +111,4 @@ def reproduce(fast: bool = False) -> Result:
         lines.append(Line(f"weight decay {decay:g}", [rates[row] for row in learned], *(of.tolist() for of in shown)))
     alt = "Steps between learning the training part and generalising, against the LR"
     low, high = min(number, float(ratios.min())), max(number, float(ratios.max()))
-    return Result(number, low, high, held, seeds, told, rows, Picture(alt, "LR", "delay in steps", lines))
+    return Result(number, low, high, verdict(parts), seeds, told, rows, Picture(alt, "LR", "delay in steps", lines))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import best
+from benchmarks.reproduce.claims import Claim, Held, Picture, Result
+from benchmarks.reproduce.grids import best, over_seeds, spread
 from benchmarks.reproduce.measure import BARE, interval, trained, vertex
 
 CLAIM = Claim(
@@ -81,14 +81,11 @@ def reproduce(fast: bool = False) -> Result:
         f"{_tuned(ways, 1):.3f}, that of full fine-tuning {_tuned(ways, 0):.3f}."
     )
     rows: list[dict[str, str | float | None]] = [
-        {"way": way, "LR": float(rate), "validation loss": float(loss.mean()), "spread over seeds": _spread(loss)}
+        {"way": way, "LR": float(rate), "validation loss": float(loss.mean()), "spread over seeds": spread(loss)}
         for way, (rates, of_way) in ways.items()
         for rate, loss in zip(rates, of_way, strict=True)
     ]
-    lines = [
-        Line(way, rates.tolist(), of.mean(1).tolist(), of.min(1).tolist(), of.max(1).tolist())
-        for way, (rates, of) in ways.items()
-    ]
+    lines = [over_seeds(way, rates.tolist(), of) for way, (rates, of) in ways.items()]
     picture = Picture("Validation loss against the LR, of both ways", "LR", "validation loss", lines)
     return Result(number, low, high, held, seeds, told, rows, picture)
 
@@ -96,7 +93,3 @@ def reproduce(fast: bool = False) -> Result:
 def _tuned(ways: dict[str, tuple[np.ndarray, np.ndarray]], way: int) -> float:
     losses = list(ways.values())[way][1]
     return float(losses[best(losses)].mean())
-
-
-def _spread(losses: np.ndarray) -> str:
-    return f"{losses.min():.3f} to {losses.max():.3f}"

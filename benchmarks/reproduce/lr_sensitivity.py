@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import difference, ends, plays
+from benchmarks.reproduce.claims import Claim, Picture, Result, verdict
+from benchmarks.reproduce.grids import difference, ends, over_seeds, plays, spread
 
 CLAIM = Claim(
     title="LR sensitivity",
@@ -58,7 +58,6 @@ def reproduce(fast: bool = False) -> Result:
     number, low, high = difference(normed, plain)
     warmup = difference(plain, short)
     parts = (high < 0, warmup[2] < 0)
-    held: Held = all(parts) or (any(parts) and "partly")
     told = (
         f"qk-norm changes the sensitivity from {plain.mean():.3f} to {normed.mean():.3f}. A warmup of 20% instead of "
         f"1% changes it from {short.mean():.3f} to {plain.mean():.3f}, by {warmup[0]:.3f} ({warmup[1]:.3f} to "
@@ -68,7 +67,7 @@ def reproduce(fast: bool = False) -> Result:
         {
             "way": way,
             "LR sensitivity": f"{found[way].mean():.3f}",
-            "spread over seeds": f"{found[way].min():.3f} to {found[way].max():.3f}",
+            "spread over seeds": spread(found[way]),
             "best loss": f"{np.nanmin(np.nanmean(of, 1)):.3f}",
             "loss at the highest LR": f"{np.minimum(np.nan_to_num(of[-1], nan=START), START).mean():.3f}",
         }
@@ -77,7 +76,7 @@ def reproduce(fast: bool = False) -> Result:
     lines = []
     for way, of in losses.items():
         drawn = np.minimum(np.nan_to_num(of, nan=START), START)
-        lines.append(Line(way, rates, drawn.mean(1).tolist(), drawn.min(1).tolist(), drawn.max(1).tolist()))
+        lines.append(over_seeds(way, rates, drawn))
     alt = "Validation loss against the LR, at most the initial loss, with and without qk-norm and a long warmup"
     picture = Picture(alt, "peak LR", "validation loss", lines)
-    return Result(number, low, high, held, seeds, told, rows, picture)
+    return Result(number, low, high, verdict(parts), seeds, told, rows, picture)

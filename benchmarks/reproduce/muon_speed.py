@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import best, ends, plays, tuned
+from benchmarks.reproduce.claims import Claim, Held, Picture, Result
+from benchmarks.reproduce.grids import best, ends, over_seeds, plays, spread, tuned
 from benchmarks.reproduce.measure import interval
 
 CLAIM = Claim(
@@ -78,11 +78,11 @@ def reproduce(fast: bool = False) -> Result:
             "way": way,
             "best LR": rates[best(losses)],
             "validation loss": f"{tuned(losses).mean():.3f}",
-            "spread over seeds": f"{tuned(losses).min():.3f} to {tuned(losses).max():.3f}",
+            "spread over seeds": spread(tuned(losses)),
             "edge of the LRs": "yes" if best(losses) in (0, len(rates) - 1) else "no",
         }
         for way, losses in found.items()
     ]
-    lines = [Line(way, rates, of.mean(1).tolist(), of.min(1).tolist(), of.max(1).tolist()) for way, of in found.items()]
+    lines = [over_seeds(way, rates, of) for way, of in found.items()]
     picture = Picture("Validation loss against the LR, of Muon and AdamW", "peak LR", "validation loss", lines)
     return Result(number, low, high, held, seeds, told, rows, picture)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.averaging import RECIPES
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import best, difference
+from benchmarks.reproduce.claims import Claim, Held, Picture, Result
+from benchmarks.reproduce.grids import best, difference, over_seeds
 
 CLAIM = Claim(
     title="Schedule-free against schedules",
@@ -71,14 +71,13 @@ def reproduce(fast: bool = False) -> Result:
         f"It is not level with {', nor with '.join(worse)}." if worse else "It is level with all ways on both."
     )
     lines = [
-        Line(way, [RECIPES["charlm"].get(way, RECIPES["charlm"])["lr"] * float(factor) for factor in of], *_band(of))
+        over_seeds(
+            way,
+            [RECIPES["charlm"].get(way, RECIPES["charlm"])["lr"] * float(factor) for factor in of],
+            np.array(list(of.values())),
+        )
         for way, of in content["charlm"]["losses"].items()
         if way in (OURS, *OTHERS)
     ]
     picture = Picture("Validation loss on charlm against the peak LR, by way", "peak LR", "validation loss", lines)
     return Result(number, low, high, held, 3, told, rows, picture)
-
-
-def _band(of: dict[str, list[float]]) -> tuple[list[float], list[float], list[float]]:
-    losses = np.array(list(of.values()))
-    return losses.mean(1).tolist(), losses.min(1).tolist(), losses.max(1).tolist()

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 import lrflow
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import best, difference, last_checkpoints, population, values
+from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
+from benchmarks.reproduce.grids import best, difference, last_checkpoints, over_seeds, population, values
 from lrflow.data import FashionMNIST
 from lrflow.sweeps.results import TrialResult
 
@@ -84,7 +84,6 @@ def reproduce(fast: bool = False) -> Result:
     number, low, high = difference(final[-1], cosine)
     against_last = difference(final[-1], alone[-1])
     parts = (high < 0, against_last[2] < 0)
-    held: Held = all(parts) or (any(parts) and "partly")
     told = (
         f"All {len(counts)} snapshots together have an error of {final[-1].mean():.2f}%, the last one alone "
         f"{alone[-1].mean():.2f}% (difference {against_last[1]:.2f} to {against_last[2]:.2f}), the single cosine "
@@ -101,9 +100,9 @@ def reproduce(fast: bool = False) -> Result:
         for count in counts
     ]
     lines = [
-        Line(name, list(counts), of.mean(1).tolist(), of.min(1).tolist(), of.max(1).tolist())
+        over_seeds(name, list(counts), of)
         for name, of in (("the last snapshots together", final), ("each snapshot alone", alone))
     ]
     lines.append(Line("single cosine", list(counts), [float(cosine.mean())] * len(counts), style="reference"))
     picture = Picture("Test error against the number of snapshots", "snapshots", "test error in %", lines)
-    return Result(number, low, high, held, seeds, told, table, picture)
+    return Result(number, low, high, verdict(parts), seeds, told, table, picture)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.reproduce.claims import Claim, Held, Line, Picture, Result
-from benchmarks.reproduce.grids import best, difference, population, values
+from benchmarks.reproduce.claims import Claim, Held, Picture, Result
+from benchmarks.reproduce.grids import best, difference, over_seeds, population, spread, values
 
 CLAIM = Claim(
     title="Super-convergence",
@@ -71,13 +71,11 @@ def reproduce(fast: bool = False) -> Result:
         at = best(losses[way])
         rows.append({
             "way": way, "best LR": rates[at], "error in %": f"{of[at].mean():.2f}",
-            "spread over seeds": f"{of[at].min():.2f} to {of[at].max():.2f}",
+            "spread over seeds": spread(of[at], 2),
             "validation loss": f"{losses[way][at].mean():.4f}",
         })  # fmt: skip
-    lines = [Line(way, rates, _gaps(of.mean(1)), _gaps(of.min(1)), _gaps(of.max(1))) for way, of in errors.items()]
+    lines = [
+        over_seeds(way, rates, np.where(np.isnan(of).any(1, keepdims=True), 90.0, of)) for way, of in errors.items()
+    ]
     picture = Picture("Error on held-out digits against the peak LR", "peak LR", "error in %", lines)
     return Result(number, low, high, held, seeds, told, rows, picture)
-
-
-def _gaps(errors: np.ndarray) -> list[float]:
-    return np.nan_to_num(errors, nan=90.0).tolist()
