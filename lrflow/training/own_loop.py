@@ -145,10 +145,7 @@ def _schedule(schedule: str | Curve | Shape, warmup: DurationLike | None, cooldo
         name: value for name, value in (("warmup", warmup), ("cooldown", cooldown)) if value is not None
     }
     if isinstance(schedule, str):
-        content = {
-            name: value for name, value in _option("schedule", schedule).items() if name not in ScheduleNode.offered
-        }
-        made = instantiate({**content, **changes}, "schedule")
+        made = instantiate({**ScheduleNode.spec_of(_option("schedule", schedule)), **changes}, "schedule")
         assert isinstance(made, Curve)
         return made
     if isinstance(schedule, Shape):

@@ -109,7 +109,7 @@ def branch_point(config: Config, newest: Resumed) -> Resumed:
         newest.batch_unit,
     )
     spec: Any = OmegaConf.to_container(OmegaConf.create(newest.config)["schedule"], resolve=True)
-    before = from_spec({name: spec[name] for name in spec if name not in Schedule.offered}, "schedule", locate)
+    before = from_spec(Schedule.spec_of(spec), "schedule", locate)
     latest = min(newest.step, _common_steps(before, newest.plan.horizon, config.schedule.curve(), horizon))
     if not horizon.same_length(newest.plan.horizon):
         latest = min(latest, horizon.steps - 1)  # at least one step remains

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 import lrflow.plan.lr_scheduler as module
 from lrflow.config import compose
 from lrflow.config.composition.options import home
+from lrflow.config.schemas import objects
 from lrflow.errors import ConfigError
 from lrflow.layers import Rule, resolve
 from lrflow.optimizers import build_optimizer
@@ -88,7 +89,8 @@ class TestAgainstTorch:
     def test_one_cycle_as_it_ships(self, kind: Any, config: dict[str, Any], setting: str, curve: str) -> None:
         option = OmegaConf.load(home("conf") / "schedule" / "one_cycle.yaml")
         option.shape.curve = curve
-        _, optimizer, scheduler = ready(from_spec(OmegaConf.to_container(option, resolve=True)), kind, config)  # type: ignore[arg-type]
+        spec: Any = OmegaConf.to_container(option, resolve=True)
+        _, optimizer, scheduler = ready(from_spec(objects.Schedule.spec_of(spec)), kind, config)
         theirs = kind([torch.zeros(1, requires_grad=True)], lr=0.1, **{k: v for k, v in config.items() if k != "lr"})
         # torch's run of n steps ends at step n - 1, lrflow's at n.
         reference = OneCycleLR(

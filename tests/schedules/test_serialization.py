@@ -7,11 +7,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from lrflow.config.schemas import objects
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import (
     Constant,
@@ -92,7 +94,8 @@ def test_an_argument_that_came_later_changes_no_spec_of_before() -> None:
 
 @pytest.mark.parametrize("option", sorted({*CONF.glob("*.yaml")} - {CONF / "module.yaml"}), ids=lambda path: path.stem)
 def test_every_option_of_the_config_is_a_spec(option: Path) -> None:
-    schedule = from_spec(OmegaConf.to_container(OmegaConf.load(option), resolve=True))
+    content: Any = OmegaConf.to_container(OmegaConf.load(option), resolve=True)
+    schedule = from_spec(objects.Schedule.spec_of(content))
     assert schedule.check(Horizon(1000, 100)) == []
 
 

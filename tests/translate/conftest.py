@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import lrflow
 from lrflow.config.composition.options import home
+from lrflow.config.schemas import objects
 from lrflow.plan import Plan
 from lrflow.schedules import Horizon, Schedule
 from lrflow.schedules.serialization import from_spec
@@ -52,8 +53,8 @@ def lrs(tmp_path: Path) -> Callable[..., Any]:
         recipe = yaml.safe_load(_translated(tmp_path, content, name, facts))
         chosen = {key: option for entry in recipe["defaults"] for key, option in entry.items()}
         option = OmegaConf.load(home("conf") / "schedule" / f"{chosen['override /schedule']}.yaml")
-        spec = OmegaConf.to_container(OmegaConf.merge(option, recipe["schedule"]), resolve=True)
-        schedule = from_spec(spec)  # type: ignore[arg-type]
+        spec: Any = OmegaConf.to_container(OmegaConf.merge(option, recipe["schedule"]), resolve=True)
+        schedule = from_spec(objects.Schedule.spec_of(spec))
         assert isinstance(schedule, Schedule)
         horizon, peak = Horizon(steps, per_epoch), recipe["optimizer"]["lr"]
         schedule = schedule.of_peak(peak)

@@ -230,6 +230,11 @@ class Schedule(Node):
 
     _curve: Curve | None = PrivateAttr(None)
 
+    @classmethod
+    def spec_of(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what makes the curve of a schedule, as an option file or a config.yaml has it: without the batches."""
+        return {key: value for key, value in content.items() if key not in cls.offered}
+
     @property
     def sizes(self) -> list[int]:
         """The sizes of `batch`; none if the batch does not change."""
