@@ -1,7 +1,7 @@
 """What a reproduction is: a published claim (`Claim`), what was measured of it (`Result`), and its file (`Record`).
 
 Each module `benchmarks/reproduce/NAME.py` has a `CLAIM` and `reproduce(fast)`, which returns a `Result`. `fast` asks
-for a miniature of the same code that ends within a second or two; its numbers mean nothing.
+for a miniature of the same code that ends within half a minute; its numbers mean nothing.
 """
 
 from __future__ import annotations

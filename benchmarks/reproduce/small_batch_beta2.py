@@ -18,25 +18,26 @@ CLAIM = Claim(
         "keeps its half-life in examples; with the beta2 of a larger batch it does not."
     ),
     rule=(
-        "At its best LR, a batch of 1 with the half-life of beta2 kept ends at most 5% above a batch of 64; and with "
+        "At its best LR, a batch of 1 with the half-life of beta2 kept ends at most 5% above a batch of 16; and with "
         "beta2 fixed at the larger batch's it ends at least 5% above the same batch with the half-life kept. Partly: "
         "one of the two."
     ),
-    number="lowest loss of batches of 1 over that of batches of 64, half-life kept",
+    number="lowest loss of batches of 1 over that of batches of 16, half-life kept",
     method=(
-        "A perceptron with one hidden layer on digits, three epochs with a linear decay, batches of 1 and 64 with "
-        "beta1 = 0.9; beta2 is 0.95 at a batch of 64, and 0.95 ^ (batch / 64) or 0.95 at a batch of 1; eight LRs in "
+        "A perceptron with one hidden layer on digits, six epochs with a linear decay, batches of 1 and 16 with "
+        "beta1 = 0.9; beta2 is 0.95 at a batch of 16, and 0.95 ^ (batch / 16) or 0.95 at a batch of 1; nine LRs in "
         "factors of 2. The interval holds 95% of resampled seeds."
     ),
     seconds=60,
     limits=(
-        "Three epochs are 48 steps with a batch of 64, which favours the small one. The paper trains language models "
-        "of up to 1.3B parameters on a single pass over the data."
+        "An earlier setup compared with batches of 64 after three epochs: 48 steps, too few for any LR, so the small "
+        "batch had won beforehand. Batches of 16 take 384 steps in six epochs; the margins of the rule are the same. "
+        "The paper trains language models of up to 1.3B parameters on a single pass over the data."
     ),
 )
-REFERENCE, BETA2 = 64, 0.95
-BATCHES = (1, 64)
-RATES = 2.0 ** np.arange(-14, -6)
+REFERENCE, BETA2 = 16, 0.95
+BATCHES = (1, 16)
+RATES = 2.0 ** np.arange(-12, -3)
 WORDS = (
     "data=digits",
     "data.val_size=400",
@@ -61,7 +62,7 @@ def losses(batch: int, beta2: Sequence[float], seeds: int, epochs: int) -> np.nd
 
 def reproduce(fast: bool = False) -> Result:
     """Train all batches and LRs; the miniature has larger batches and one epoch."""
-    seeds, batches, epochs = (2, (32, 64), 1) if fast else (3, BATCHES, 3)
+    seeds, batches, epochs = (2, (8, 16), 1) if fast else (3, BATCHES, 6)
     small = batches[0]
     both = losses(small, (BETA2 ** (small / REFERENCE), BETA2), seeds, epochs)
     large = losses(REFERENCE, (BETA2,), seeds, epochs)[0]
