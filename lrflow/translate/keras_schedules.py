@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lrflow.errors import ConfigError, Problem, did_you_mean
-from lrflow.translate.keys import Keys
+from lrflow.translate.keys import MOST, Keys
 from lrflow.translate.translation import MOST_POINTS, Translation
 
 Curve = Callable[[int], float]
@@ -101,6 +101,8 @@ def _form(name: str, keys: Keys, peak: float, updates: int | None) -> Form | Non
             if period != int(period) or factor < 1 or factor != int(factor) or not 0 < decay <= 1:
                 return None
             last = end = int(period)
+            if factor == 1:
+                end *= math.ceil(max(2 * period, updates or _LONG) / end)
             while end < max(2 * period, updates or _LONG):
                 last *= int(factor)
                 end += last
@@ -129,7 +131,7 @@ def _curve(name: str, keys: Keys) -> tuple[Curve, float, int | None]:
     down: Callable[[float], float] = math.floor if keys.flag("staircase") else float
     if name == "ExponentialDecay":
         rate = _rate(keys)
-        return lambda t: first * rate ** down(t / unit), first, None
+        return lambda t: first * _power(rate, down(t / unit)), first, None
     if name == "InverseTimeDecay":
         rate = _rate(keys)
         return lambda t: first / (1 + rate * down(t / unit)), first, None
@@ -144,13 +146,26 @@ def _curve(name: str, keys: Keys) -> tuple[Curve, float, int | None]:
     factor, decay = keys.number("t_mul", 2.0, 1), keys.number("m_mul", 1.0)
     low = keys.number("alpha", 0.0)
 
+    starts, sizes, heights = [0.0], [unit], [1.0]  # of the periods so far: t rises
+
     def restarts(t: int) -> float:
-        size, height, at = unit, 1.0, float(t)
-        while at >= size:
-            at, size, height = at - size, size * factor, height * decay
-        return float(first * ((1 - low) * height * (1 + math.cos(math.pi * at / size)) / 2 + low))
+        while t >= starts[-1] + sizes[-1]:
+            starts.append(starts[-1] + sizes[-1])
+            sizes.append(sizes[-1] * factor)
+            heights.append(min(heights[-1] * decay, MOST))
+        at = bisect.bisect_right(starts, t) - 1
+        fall = (1 + math.cos(math.pi * (t - starts[at]) / sizes[at])) / 2
+        return float(first * ((1 - low) * heights[at] * fall + low))
 
     return restarts, first, None
+
+
+def _power(base: float, exponent: float) -> float:
+    """Return a power; one that is too large for a number is infinite, which the check of the values refuses."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _cosine(keys: Keys) -> tuple[Curve, float, int | None]:

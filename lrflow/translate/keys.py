@@ -12,6 +12,9 @@ from lrflow.translate.translation import Translation
 NOTHING: tuple[object, ...] = (None, False, "", "none", "None", [], {}, ())
 """Values by which a key has no effect in the tools that are read here."""
 
+MOST = 1e30
+"""Largest number that is read, of either sign: products of a few are numbers too."""
+
 
 def names(text: str) -> frozenset[str]:
     """Return the words of a text, such as the keys of a tool."""
@@ -39,7 +42,7 @@ class Keys:
         return default if value is None else value
 
     def number(self, key: str, default: float | None = None, low: float = 0.0) -> Any:
-        """Return a finite number of at least `low`, also one that YAML reads as a text (1e-3)."""
+        """Return a number of at least `low` and at most `MOST`, also one that YAML reads as a text (1e-3)."""
         value = self.raw(key)
         if value is None:
             return default
@@ -48,7 +51,7 @@ class Keys:
                 value = float(value)
             except ValueError:
                 value = None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not max(low, -MOST) <= value <= MOST:
             self.wrong(key, "expected a number" + (f" of at least {low:g}" if low > -math.inf else ""))
         return value
 

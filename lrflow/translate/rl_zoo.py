@@ -44,6 +44,9 @@ REASONS = {
 ALGORITHMS = ("ppo", "a2c", "dqn", "sac")
 """Algorithms that lrflow has a recipe for; A2C is PPO with one batch and one pass (Huang et al., 2022, 2205.09123)."""
 
+MOST_STEPS = 10**9
+"""Most environment steps of a rollout or between two trainings."""
+
 _OTHERS = ("ars", "crossq", "ddpg", "her", "ppo_lstm", "qrdqn", "td3", "tqc", "trpo")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ppo": {"learning_rate": 3e-4, "n_steps": 2048, "n_epochs": 10, "gae_lambda": 0.95, "normalize_advantage": True},
@@ -187,9 +190,9 @@ def _on_policy(algorithm: str, keys: Keys, policy: Keys, length: int, into: Tran
     rollout, passes, batches = envs * steps, 1, 1
     if algorithm == "ppo":
         passes, batch = keys.whole("n_epochs", usual["n_epochs"], 1), min(keys.whole("batch_size", 64, 1), rollout)
-        batches = rollout // batch
-        while rollout % batches:
-            batches -= 1
+        if rollout > MOST_STEPS:
+            keys.wrong("n_steps", f"expected rollouts of at most {MOST_STEPS:,} steps of all environments")
+        batches = max(one for one in _divisors(rollout) if one <= rollout // batch)
         if rollout % batch:
             keys.read.discard("batch_size")
             into.note(f"minibatches of {rollout // batches} steps, since {batch} do not divide a rollout of {rollout}")
@@ -219,6 +222,12 @@ def _on_policy(algorithm: str, keys: Keys, policy: Keys, length: int, into: Tran
     return _Run(length, rollout, 1, passes * batches)
 
 
+def _divisors(number: int) -> set[int]:
+    """Return all divisors of a number."""
+    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
+    return {*small, *(number // one for one in small)}
+
+
 def _off_policy(algorithm: str, keys: Keys, policy: Keys, length: int, into: Translation) -> _Run:
     """Translate buffer, collections and the loss of DQN and SAC."""
     usual = _DEFAULTS[algorithm]
@@ -229,7 +238,7 @@ def _off_policy(algorithm: str, keys: Keys, policy: Keys, length: int, into: Tra
             frequency = 1
         else:
             frequency = frequency[0] if len(frequency) == 2 and frequency[1] == "step" else None
-    if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
+    if isinstance(frequency, bool) or not isinstance(frequency, int) or not 1 <= frequency <= MOST_STEPS:
         keys.wrong("train_freq", "expected a number of steps, or [steps, step] or [episodes, episode]")
     every = int(frequency) * envs  # the check above raises
     updates = keys.whole("gradient_steps", 1, -1)
@@ -348,21 +357,21 @@ def _policy(keys: Keys, into: Translation) -> Keys:
 
 def _call(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the arguments of a text `dict(a=1, b=nn.ReLU)` that are plain data, and the text of the others."""
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}, {"text": text}
-    if not isinstance(node, ast.Call) or ast.unparse(node.func) != "dict" or node.args:
-        return {}, {"text": text}
     found: dict[str, Any] = {}
     others: dict[str, str] = {}
-    for argument in node.keywords:
-        value = ast.unparse(argument.value)
-        read, unreadable = read_assignments(f"value = {value}")
-        if unreadable or argument.arg is None:
-            others[argument.arg or "**"] = value
-        else:
-            found[argument.arg] = read["value"]
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) != "dict" or node.args:
+            return {}, {"text": text}
+        for argument in node.keywords:
+            value = ast.unparse(argument.value)
+            read, unreadable = read_assignments(f"value = {value}")
+            if unreadable or argument.arg is None:
+                others[argument.arg or "**"] = value
+            else:
+                found[argument.arg] = read["value"]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}, {"text": text}
     return found, others
 
 

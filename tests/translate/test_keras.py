@@ -117,6 +117,16 @@ def test_optimizers_with_the_defaults_of_keras(tmp_path: Path) -> None:
         assert {key.rpartition(".")[2] for key in found.left} == left, content
 
 
+@pytest.mark.parametrize(("accumulated", "factor"), [(2, 1.0), (1, 1.0), (1, 1.5)])
+def test_many_restarts_are_read_at_once(tmp_path: Path, accumulated: int, factor: float) -> None:
+    """A restart per batch, over 100,000 updates."""
+    node = {"class_name": "CosineDecayRestarts", "config": {
+        "initial_learning_rate": 0.1, "first_decay_steps": 1, "t_mul": factor, "m_mul": 0.9, "alpha": 0.5}}  # fmt: skip
+    content = compiled(node, gradient_accumulation_steps=accumulated) | {"epochs": 1}
+    (path := tmp_path / "model.json").write_text(json.dumps(content | {"steps_per_epoch": 100_000 * accumulated}))
+    assert translate(path, Facts(), "keras").options["schedule"] in ("tabulated", "warm_restarts")
+
+
 BOMB = b'{"a": "' + b"0" * (17 * 2**20) + b'"}'
 
 
@@ -126,6 +136,11 @@ BOMB = b'{"a": "' + b"0" * (17 * 2**20) + b'"}'
         (b"PK\x03\x04 no archive", "no archive that can be read"),
         (BOMB, "has more than 16 MiB"),
         (b"[" * 50_000, "nested too deeply"),
+        (json.dumps({"compile_config": compiled({"class_name": "ExponentialDecay", "config": {
+            "initial_learning_rate": 0.1, "decay_steps": 1, "decay_rate": 10.0}}) | {
+            "epochs": 90, "steps_per_epoch": 99}}).encode(), "raises the LR above its first value"),
+        (json.dumps({"compile_config": compiled({"class_name": "CosineDecay", "config": {
+            "initial_learning_rate": 10**400, "decay_steps": 9}})}).encode(), "expected a number of at least 0"),
         (b'{"class_name": "Sequential", "config": {}}', "the file has no optimizer"),
         (json.dumps({"compile_config": compiled({"class_name": "CosinDecay", "config": {}})}).encode(),
          r"(?s)CosinDecay.*did you mean CosineDecay\?"),

@@ -102,6 +102,14 @@ def test_the_folder_of_a_trained_agent(tmp_path: Path) -> None:
     assert found.values["trainer"]["max_epochs"] == 1999
 
 
+def test_large_rollouts_and_deep_texts_are_read_at_once(tmp_path: Path) -> None:
+    """999,999,937 is a prime: no batch of 64 steps divides the rollout, only a single batch does."""
+    deep = f"dict(a={'-' * 900}1)"
+    text = f"A-v1: {{n_timesteps: 9e9, n_steps: 999999937, normalize: '{deep}', policy_kwargs: '{deep}'}}\n"
+    found = translate(written(tmp_path, "ppo.yml", text), Facts())
+    assert found.values["data"]["minibatches"] == 1
+
+
 @pytest.mark.parametrize(
     ("name", "text", "env", "message"),
     [
@@ -115,6 +123,9 @@ def test_the_folder_of_a_trained_agent(tmp_path: Path) -> None:
         ("ppo.yml", "!!python/object/apply:collections.OrderedDict\n- 3\n", None, "expected the pairs"),
         ("ppo.yml", "!!python/object/apply:os.system [ls]\n", None, "could not determine a constructor"),
         ("ppo.yml", "A-v1: {n_timesteps: 9e9, policy_kwargs: [3]}\n", None, "expected keys with values"),
+        ("ppo.yml", f"A-v1: {{n_timesteps: 1{'0' * 400}}}\n", None, "n_timesteps = 10+: expected a number"),
+        ("ppo.yml", "A-v1: {n_timesteps: 9e9, n_steps: 1000000000039}\n", None, "rollouts of at most 1,000,000,000"),
+        ("sac.yml", f"A-v1: {{n_timesteps: 9e9, train_freq: 1{'0' * 400}}}\n", None, "expected a number of steps"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_problem(tmp_path: Path, name: str, text: str, env: str | None, message: str) -> None:
