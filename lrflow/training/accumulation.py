@@ -11,11 +11,21 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrflow.errors import LrflowError
 
 SKIPPED = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
 """Lightning's warning, which would name the wrong reason for a batch that is left out."""
+
+
+def not_evaluated(trainer: pl.Trainer, step: int) -> LrflowError:
+    """Return the error about a step that did not evaluate the closure with its loss and gradients."""
+    module = trainer.lightning_module
+    owner = f"{type(trainer.optimizers[0]).__name__}.step"
+    if is_overridden("optimizer_step", module):
+        owner = f"{type(module).__name__}.optimizer_step"
+    return LrflowError(f"step {step}: {owner} did not evaluate its closure, which computes the loss and the gradients")
 
 
 class _EndOfWindow(ClosureResult):
@@ -74,6 +84,17 @@ class AccumulationWindows(_AutomaticOptimization):
         result = super().run(optimizer, batch_idx, kwargs)
         self.is_open = self.trainer.fit_loop._should_accumulate()
         return result
+
+    def _optimizer_step(self, batch_idx: int, train_step_and_backward_closure: Callable[[], Any]) -> None:
+        """Make the step of a window.
+
+        Raises:
+            LrflowError: the optimizer or the module did not evaluate the closure.
+        """
+        step = self.trainer.global_step
+        super()._optimizer_step(batch_idx, train_step_and_backward_closure)
+        if getattr(train_step_and_backward_closure, "_result", self) is None:
+            raise not_evaluated(self.trainer, step)
 
     def close(self, batch_idx: int) -> None:
         """Make the step of a window whose last batches are missing, with the gradients collected so far.

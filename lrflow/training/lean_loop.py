@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.apply_func import _BLOCKING_DEVICE_TYPES, move_data_to_device
 from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher
 from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult
@@ -21,10 +22,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
-from torch.optim import optimizer as torch_optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
-from lrflow.errors import ConfigError, LrflowError, Problem
-from lrflow.training.accumulation import SKIPPED
+from lrflow.errors import ConfigError, Problem
+from lrflow.training.accumulation import SKIPPED, not_evaluated
 from lrflow.training.isolation import transfer_batch
 from lrflow.training.trainer_options import NoProfiler
 
@@ -76,8 +77,9 @@ class LeanBatches:
     """Trains batches of an epoch as Lightning's loop (2.6.6) does.
 
     Weights, metrics and the content of checkpoints are equal bit for bit. Every hook of callbacks and of the module is
-    called where Lightning calls it; they are looked up once per epoch, after validations and after `switch_hooks`. What
-    the module or the precision plugin replaces of a step goes through Lightning's own code.
+    called where Lightning calls it; they are looked up once per epoch, after validations and `switch_hooks`, and if
+    callbacks are added or removed: from the next batch on, if that is after `on_train_batch_start`. What the module or
+    the precision plugin replaces of a step goes through Lightning's own code.
 
     Args:
         loop: the `lrflow.training.loops.EpochLoop` whose counters it moves.
@@ -151,32 +153,36 @@ class LeanBatches:
         before_step, own_before_step = self._hooks("on_before_optimizer_step"), self._own("on_before_optimizer_step")
         after_batch, own_after = self._hooks("on_train_batch_end"), self._own("on_train_batch_end")
         zero, backward, own_schedule = self._zero(), self._own("backward"), self._own("lr_scheduler_step")
-        own_clip, is_whole = self._own("configure_gradient_clipping"), self._steps_whole()
+        own_clip = self._own("configure_gradient_clipping")
+        clips_always = own_clip or self._own("clip_gradients")
+        # A step without hooks may get its gradients before it, and then needs no closure.
+        is_whole = type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, LBFGS)
+        is_loss_seen = bool(before_backward or own_before_backward or backward)  # which may change it in place
         is_plain = self._is_plain and self._own("optimizer_step") is None
         is_direct, strategy = self._is_direct and trainer.strategy.model is module, trainer.strategy
-        multiple, kind = trainer.world_size > 1, type(optimizer).__name__
-
+        multiple, replaced, global_hooks = trainer.world_size > 1, vars(optimizer), _global_optimizer_pre_hooks
         outputs: dict[str, Any] | None = None
 
         def learn() -> Tensor | None:
             """Compute the loss and the gradients of the batch; return a detached copy of the loss."""
             nonlocal outputs
-            loss: Tensor | None
-            detached: Tensor | None
+            if not torch.is_grad_enabled():  # as in steps of optimizers, and where a callback has left it so
+                with torch.enable_grad():
+                    return learn()
             attributes["_current_fx_name"] = "training_step"
             arguments = (batch, index) if takes_index else (batch,)
             output = module.training_step(*arguments) if is_direct else strategy.training_step(*arguments)
             attributes["_current_fx_name"] = outer
             if output is None and multiple:
                 raise RuntimeError("training_step returned None in a data-parallel run, whose processes then wait")
-            if isinstance(output, Tensor):
-                loss = output if accumulate == 1 else output / accumulate
-                detached = loss.detach().clone()
-                outputs = {"loss": detached}
-            else:
+            if not isinstance(output, Tensor):
                 result = ClosureResult.from_training_step_output(output, accumulate)
                 loss, detached = result.closure_loss, result.loss
                 outputs = {} if loss is None else result.asdict()
+            else:
+                loss = output if accumulate == 1 and not is_loss_seen else output / accumulate
+                detached = loss.detach().clone()
+                outputs = {"loss": detached}
             if not windows.is_open:
                 zeroed_total.ready += 1
                 zeroed_now.ready += 1
@@ -190,7 +196,9 @@ class LeanBatches:
                 zeroed_total.started += 1
                 zeroed_now.started += 1
                 if zero is not None:
-                    zero(trainer.current_epoch, index, optimizer)
+                    attributes["_current_fx_name"] = "optimizer_zero_grad"
+                    zero(trainer.current_epoch, index - index % accumulate, optimizer)
+                    attributes["_current_fx_name"] = outer
                 else:
                     for group in optimizer.param_groups:
                         for parameter in group["params"]:
@@ -222,18 +230,17 @@ class LeanBatches:
 
         def learn_for_step() -> Tensor | None:
             """Compute the gradients of a step, and let the hooks see and change them."""
-            loss = learn()
+            loss, value = learn(), trainer.gradient_clip_val
             attributes["_current_fx_name"] = "on_before_optimizer_step"
             for hook in before_step:
                 hook(trainer, module, optimizer)
             if own_before_step:
                 own_before_step(optimizer)
-            value = trainer.gradient_clip_val
-            if own_clip or value:
+            if clips_always or value:
                 attributes["_current_fx_name"] = "configure_gradient_clipping"
                 hook, way = own_clip or module.configure_gradient_clipping, trainer.gradient_clip_algorithm
                 hook(optimizer, gradient_clip_val=value, gradient_clip_algorithm=way)
-            attributes["_current_fx_name"] = outer
+            attributes["_current_fx_name"] = "optimizer_step"
             return loss
 
         while True:
@@ -253,7 +260,7 @@ class LeanBatches:
                 loop._warning_cache.warn(
                     "train_dataloader yielded None. If this was on purpose, ignore this warning..."
                 )
-                stepped = False
+                stepped = is_stale = False
             else:
                 if before_batch or own_before:
                     attributes["_current_fx_name"] = "on_train_batch_start"
@@ -266,10 +273,16 @@ class LeanBatches:
                         progress.increment_processed()
                         loop.update_lr_schedulers("step", update_plateau_schedulers=False)
                         raise StopIteration
+                if is_stale := loop.have_hooks_changed or trainer.callbacks != callbacks:
+                    for callback in trainer.callbacks:
+                        hook = callback.on_train_batch_start
+                        if callback not in callbacks and callable(hook):
+                            hook(trainer, module, batch, index)
+                    after_batch = self._hooks("on_train_batch_end")
                 total.started += 1
                 current.started += 1
                 accumulate = trainer.accumulate_grad_batches
-                if not is_plain or (guard is not None and guard.is_active(trainer)):
+                if is_stale or not is_plain or (guard is not None and guard.is_active(trainer)):
                     outputs = windows.run(optimizer, index, loop._build_kwargs(OrderedDict(), batch, index))
                     stepped = False
                 elif current.ready % accumulate and not is_last:
@@ -282,13 +295,15 @@ class LeanBatches:
                 else:
                     steps.ready += 1
                     steps_now.ready += 1
-                    if is_whole:
+                    if is_whole and not (optimizer._optimizer_step_pre_hooks or global_hooks or "step" in replaced):
                         learn_for_step()
                         optimizer.step()
                     else:
+                        attributes["_current_fx_name"] = "optimizer_step"
                         optimizer.step(closure=learn_for_step)
                         if outputs is None:
-                            raise LrflowError(f"step {steps.completed}: {kind}.step did not evaluate its closure")
+                            raise not_evaluated(trainer, steps.completed)
+                    attributes["_current_fx_name"] = outer
                     steps.completed += 1
                     steps_now.completed += 1
                     windows.is_open, stepped = False, True
@@ -322,7 +337,7 @@ class LeanBatches:
             done = steps.completed
             if is_last or trainer._should_stop or done >= loop.max_steps > -1:
                 return
-            if loop.have_hooks_changed or trainer.callbacks != callbacks:
+            if loop.have_hooks_changed or trainer.callbacks != callbacks or not module.automatic_optimization:
                 return
             if validates and ((times := loop.validations) is None or (not times.epochs and loop.is_time_to_validate())):
                 return
@@ -373,7 +388,7 @@ class LeanBatches:
                     return move_data_to_device(batch, device)
                 if one.device != device:
                     return type(batch)([each.to(device, non_blocking=not blocks) for each in batch])
-            return batch
+            return batch if type(batch) is tuple else [*batch]  # which hooks may change, and not the loader's own
 
         return move
 
@@ -383,10 +398,3 @@ class LeanBatches:
             return own
         zero = self._optimizer.zero_grad
         return None if getattr(zero, "__func__", None) is Optimizer.zero_grad else lambda *_: zero()
-
-    def _steps_whole(self) -> bool:
-        """Whether the optimizer may get its gradients before its step, which then needs no closure."""
-        optimizer: Any = self._optimizer
-        hooked = optimizer._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks
-        own = "step" in vars(optimizer) or not type(optimizer).__module__.startswith("torch.optim.")
-        return not (own or hooked or isinstance(optimizer, LBFGS))

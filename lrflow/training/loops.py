@@ -167,6 +167,11 @@ class EpochLoop(_TrainingEpochLoop):
         self._lean = LeanBatches(self) if self.is_lean else None
 
     @property
+    def steps_made(self) -> int:
+        """Number of steps by either optimization; `global_step` counts those of the one that the module has now."""
+        return self.own_steps.completed + self.manual_optimization.optim_step_progress.total.completed
+
+    @property
     def is_run_over(self) -> bool:
         """Whether the last step of the plan is done, or the run was stopped earlier."""
         stopped = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
@@ -228,7 +233,7 @@ class EpochLoop(_TrainingEpochLoop):
         module = self.trainer.lightning_module
         if module.automatic_optimization != (ManualOptimizers.of(module) is None):
             raise LrflowError(
-                f"step {self.global_step}: {type(module).__name__} has switched to another optimization "
+                f"step {self.steps_made}: {type(module).__name__} has switched to another optimization "
                 f"(automatic_optimization = {module.automatic_optimization}), so the plan would not be executed"
             )
         self._steps_before = self.global_step

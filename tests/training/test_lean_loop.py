@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lrflow.clip import Norm
 from lrflow.data.module import Examples
-from lrflow.errors import ConfigError
+from lrflow.errors import ConfigError, LrflowError
 from lrflow.health.recover import Recover
 from lrflow.layers import Rule
 from lrflow.plan.averaging import Averaging
@@ -85,6 +85,7 @@ class Hooked(Supervised):
         return [batch[0] * 1.5, batch[1]] if self.trainer.training else batch
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        self.log("train/cleared", float(batch_idx))
         optimizer.zero_grad(set_to_none=False)
 
 
@@ -96,6 +97,84 @@ class OwnStep(Supervised):
 
     def configure_gradient_clipping(self, optimizer: Any, *given: Any, **settings: Any) -> None:
         self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="value")
+
+
+class Clips(Supervised):
+    """A module whose loss is changed in place, and whose gradients are clipped without a limit from the config."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx).exp()
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        loss.mul_(2)
+
+    def clip_gradients(self, optimizer: Any, *given: Any, **settings: Any) -> None:
+        torch.nn.utils.clip_grad_value_(self.parameters(), 0.01)
+
+
+class Bare(torch.optim.Optimizer):
+    """An optimizer that evaluates its closure without turning gradients on."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad, alpha=group["lr"])
+
+
+class Idle(Bare):
+    def step(self, closure: Any = None) -> None: ...  # type: ignore[override]
+
+
+class Switches(Supervised):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.automatic_optimization = batch_idx < 3
+        return super().training_step(batch, batch_idx)
+
+
+class Unhooked(pl.Callback):
+    """Lets the optimizer have no hooks, and changes the batch in place."""
+
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        trainer.optimizers[0]._optimizer_step_pre_hooks.clear()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        batch[0] = batch[0] * 1.5
+
+
+class Halves(pl.Callback):
+    """Halves the gradients."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        batch[0] = batch[0] + 1
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        for parameter in module.parameters():
+            parameter.grad *= 0.5
+
+
+class HooksLate(Unhooked):
+    """At step 3, adds a callback and hooks of the optimizer: one clears gradients."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 3:
+            step = trainer.optimizers[0]
+            step.register_step_pre_hook(lambda *_: module.zero_grad())
+            step.register_step_post_hook(lambda *_: module.log("train/stepped", 1.0))
+            trainer.callbacks.append(Halves())
+
+
+class Kept(Points):
+    """A loader that yields the same lists in each epoch."""
+
+    def train_dataloader(self) -> Any:
+        draw = torch.Generator().manual_seed(0)
+        batches = [[one := torch.randn(16, 6, generator=draw), one[:, :3].argmax(1)] for _ in range(7)]
+        return DataLoader(batches, batch_size=1, collate_fn=lambda found: found[0])  # type: ignore[arg-type]
 
 
 class Stops(pl.Callback):
@@ -163,6 +242,12 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "a module with hooks": {"module": lambda: Hooked(network(), "cross_entropy"), "accumulate": 2},
     "a module with steps of its own": {"module": lambda: OwnStep(network(), "cross_entropy")},
+    "a module that changes the loss and always clips": {"module": lambda: Clips(network(), "cross_entropy")},
+    "a closure without gradients around it": {
+        "optimizer": Bare, "settings": {}, "rules": (Rule("all", match="*"),)
+    },
+    "batches that hooks change, in steps without hooks": {"data": lambda: Kept(), "callbacks": lambda: [Unhooked()]},
+    "hooks and callbacks that are added within an epoch": {"callbacks": lambda: [HooksLate()]},
     "a stop within an epoch": {"callbacks": lambda: [Stops()], "save_every": "4 steps"},
     "a plan that becomes shorter within an epoch": {"callbacks": lambda: [Shortens()], "save_every": None},
     "a stream with a gap": {"data": lambda: Streamed(), "max_steps": 12, "accumulate": 2, "val_every": "1 epoch"},
@@ -229,6 +314,21 @@ def test_a_run_is_killed_in_one_loop_and_resumed_in_the_other(
     last, expected = (plain(read_checkpoint(run.saved[-1])) for run in (resumed, whole))
     del last["loops"], expected["loops"]  # Lightning counts the steps of an epoch anew after a resume
     assert last == expected
+
+
+@pytest.mark.parametrize("loop", ["lightning", "lean"])
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ({"optimizer": Idle, "settings": {}, "rules": (Rule("all", match="*"),)}, "step 0: Idle.step did not evaluate"),
+        ({"module": lambda: Switches(network(), "cross_entropy")}, "step 4: Switches has switched to another optimiz"),
+    ],
+)
+def test_both_loops_refuse_a_step_that_the_plan_does_not_have(
+    case: dict[str, Any], told: str, loop: str, prepare: Callable[..., Run], tmp_path: Path
+) -> None:
+    with pytest.raises(LrflowError, match=told):
+        run(prepare, tmp_path, case, loop)[0].fit()
 
 
 class Manual(Supervised):
