@@ -17,8 +17,8 @@ from benchmarks.reproduce.claims import VERDICTS, Record, Result
 from benchmarks.reproduce.measure import interval, vertex
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-FAST = ("catapult", "forecast", "lr_horizon", "mup_width", "schedule_free")
-"""Reproductions whose miniature takes a second at most; the others are run by hand with `--fast`."""
+FAST = ("catapult", "forecast", "grokking", "lr_horizon", "mup_width", "schedule_free")
+"""Reproductions whose miniature takes a second or two; the others are run by hand with `--fast`."""
 
 
 @pytest.fixture(scope="module")

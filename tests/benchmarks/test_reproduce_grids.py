@@ -1,16 +1,18 @@
-"""What the grids of `benchmarks.reproduce` compute, their data, and a miniature that trains as a population."""
+"""What the grids of `benchmarks.reproduce` compute, their data, and how they train as a population."""
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from benchmarks.reproduce import claims, grokking
+from benchmarks.reproduce import grokking
 from benchmarks.reproduce.data import Plays, SquareMLP, Sums
-from benchmarks.reproduce.grids import best, difference, tuned
+from benchmarks.reproduce.grids import best, difference, population, tuned, values
 from benchmarks.reproduce.lr_sensitivity import START, sensitivity
 from benchmarks.reproduce.muon_speed import steps_for
 
@@ -64,8 +66,14 @@ def test_sums_and_plays_are_what_they_say() -> None:
     assert torch.equal(windows[:, 1:], coming[:, :-1])
 
 
-def test_a_grid_trains_as_lrflow_trains() -> None:
-    result = claims.run("grokking", fast=True).result
-    assert len(result.table) == 1
-    assert result.picture is not None
-    assert len(result.picture.lines) == 3
+def test_a_grid_is_one_population_whose_runs_are_where_their_values_are() -> None:
+    words = ("data=digits", "model=mlp", "model.widths=[4]", "optimizer=sgd", "trainer.max_steps=2")
+    over = {"optimizer.lr": (0.1, 0.01), "seed": (3, 4)}
+    with population(*words, over=over) as runs:
+        assert runs.shape == (2, 2)
+        for at, run in np.ndenumerate(runs):
+            config = yaml.safe_load((run.folder / "config.yaml").read_text())
+            assert (config["optimizer"]["lr"], config["seed"]) == (over["optimizer.lr"][at[0]], over["seed"][at[1]])
+            assert json.loads((run.folder / "summary.json").read_text())["members"] == 4
+        assert values(runs).shape == (2, 2)
+        assert len(np.unique(values(runs))) == 4
