@@ -203,7 +203,8 @@ LEFT = """\
 
 {rows}
 
-What the recipes do not say at all: batch sizes that grow during the run (GPT-3, DeepSeek-V2 and V3), losses, data and
+What the recipes leave out: batch sizes that grow during the run (GPT-3, DeepSeek-V2 and V3;
+[`schedule.batch`](batch_size.md) plans them), losses, data and
 augmentation. ConvNeXt's fine-tuning puts three blocks into one layer of its layer-wise decay:
 `layers=layer_decay layers.blocks_per_layer=3` ([as published](layers.md#layer-decay)).
 """

@@ -32,7 +32,7 @@ result counts as held was written down before the number was computed, and stand
 earlier benchmark, the benchmark is older than the rule.
 
     python -m benchmarks.reproduce            # list them
-    python -m benchmarks.reproduce catapult   # measure one again
+    python -m benchmarks.reproduce catapult   # measure one again, and write its result
     python docs/reproductions.py              # write this page from the results
 
 Seconds are CPU seconds of one core. The numbers, with versions, are in

@@ -138,6 +138,13 @@ DURATIONS = (
 """Keys of durations in a schedule, in layers and in their rules; those of a shape follow from its signature."""
 
 
+INTERVALS = ("every", "period", "timescale", "rise")
+"""Keys of durations that are one step or more."""
+
+LEAST_INTERVAL = 0.01
+"""Share of a short run that is less than a step, so that an interval becomes one step."""
+
+
 def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true", most: float = 0.5) -> str | None:
     """Replace durations in steps, epochs and samples by their fractions of the full run, which shrink with the run.
 
@@ -270,7 +277,9 @@ def _shorten(
             if key not in ("warmup", "cooldown"):
                 return None
             share, note = 0.1, " (a guess: the length of the whole run is unknown before its data is read)"
-        short = Duration(min(share, most), "fraction")
+        share = float(f"{min(share, most):.4g}")
+        whole = key in INTERVALS and share < LEAST_INTERVAL
+        short = Duration(1, "steps") if whole else Duration(share, "fraction")
     elif most < duration.value and (isinstance(node, ListConfig) or (most < 0.5 and key in DURATIONS)):
         short = Duration(most, "fraction")
     if short == duration:

@@ -181,16 +181,18 @@ def _metrics(course: Course) -> Iterator[Figure]:
         drawn = [part for part in parts if isinstance(part, Line)]
         heading = names[0] if len(names) == 1 else ending
         spec = chart(STEP, value_axis(heading, drawn), [*parts, *rules(course.events)])
-        yield Figure(f"metric-{ending}", heading, spec, "Star: the best value.", 300)
+        caption = "Star: the best value." if any(map(course.knows_better, names)) else ""
+        yield Figure(f"metric-{ending}", heading, spec, caption, 300)
 
 
 def _measured(course: Course, name: str, series: Series) -> list[Part]:
-    """Return the line of a metric, its points if they are few, and its best value."""
+    """Return the line of a metric, its points if they are few, and its best value where it is known what is better."""
     parts: list[Part] = [line(name, series)] if is_validation(name) else [*lines_of_loss(name, series)]
     if len(series) <= FEW // 3:
         parts = [replace(part, hover=False) for part in parts if isinstance(part, Line)]
         parts.append(Points(name, series.steps.tolist(), series.values.tolist(), size=26))
-    if len(series) > 1 and (best := course.best(name)) and best.step is not None:
+    better = len(series) > 1 and course.knows_better(name)
+    if better and (best := course.best(name)) and best.step is not None:
         hint = f"best {name}\n{best.value:.6g} at {course.at(best.step)}"
         parts.append(Points(name, [best.step], [best.value], [hint], shape="star", size=170, opacity=1))
     return parts

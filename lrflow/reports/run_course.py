@@ -13,7 +13,7 @@ import numpy as np
 from lrflow.columns import COSINE, DATA_TIME, NOISE_SCALE, SHARPNESS, VARYING
 from lrflow.finding import spoken
 from lrflow.history import GrowingFile, History, read_history
-from lrflow.metric import LOSS, TRAIN_LOSS, Metric, is_loss, is_test, is_validation
+from lrflow.metric import LOSS, TRAIN_LOSS, Metric, guess_mode, is_loss, is_test, is_validation
 from lrflow.plan.table import Line, lines
 from lrflow.reports.runs import Run
 from lrflow.runs import ROLLBACKS, RunFolder
@@ -147,6 +147,10 @@ class Course:
             return Best(metric, *found)
         value = self.run.metrics.get(name)
         return None if value is None or not math.isfinite(value) else Best(metric, value, None)
+
+    def knows_better(self, name: str) -> bool:
+        """Return whether the config or the name of a metric says which way it is better: not of `batch_size`."""
+        return not self.run.metric(name).guessed or guess_mode(name) is not None
 
     @cached_property
     def main(self) -> str | None:

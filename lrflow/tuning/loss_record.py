@@ -12,13 +12,13 @@ import numpy as np
 from lrflow.config import locate
 from lrflow.errors import ConfigError, LrflowError, Problem
 from lrflow.history import read_history
-from lrflow.metric import TRAIN_LOSS
+from lrflow.metric import TRAIN_LOSS, is_loss
 from lrflow.plan import Plan
 from lrflow.plan.values import PlanBase, peak_step
 from lrflow.runs import RunFolder
 from lrflow.schedules.time import Floats
 from lrflow.tuning.loss_fit import LEAST_OF_A_RUN, LEAST_POINTS, Losses
-from lrflow.wording import counted
+from lrflow.wording import counted, joined
 
 VALIDATION_LOSS = "val/loss"
 MOST_POINTS = 100
@@ -66,7 +66,7 @@ def read_losses(folder: Path, metric: str) -> Losses:
     plan = read_plan(folder)
     name, planned = main_rates(plan)
     columns = (metric, f"lr/{name}", f"lr_planned/{name}")
-    history = read_history(RunFolder(folder).metrics, lambda column: column in columns)
+    history = read_history(RunFolder(folder).metrics, lambda column: column in columns or is_loss(column))
     series = history[metric]
     # The training loss of step n is computed before its update, a validation after it.
     after = series.steps + (0 if metric == TRAIN_LOSS else 1)
@@ -76,8 +76,9 @@ def read_losses(folder: Path, metric: str) -> Losses:
     last = np.append(np.diff(after) > 0, True)[: len(after)]  # of rows of one step, after a rollback
     found = Losses(str(folder), rates, after[known & last], series.values[known & last])
     if not len(found.after):
-        had = f"none of {metric} after its warmup" if len(series) else f"no {metric}"
-        raise ValueError(f"has {had}")
+        others = [name for name in history if is_loss(name) and len(history[name])]
+        logged = f", but {joined(others)}" if others else ""
+        raise ValueError(f"has none of {metric} after its warmup" if len(series) else f"has no {metric}{logged}")
     return found
 
 

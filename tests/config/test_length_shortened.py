@@ -58,6 +58,15 @@ def test_durations_of_layers_and_of_settings_that_move_shrink_too() -> None:
     assert str(gradual.layers.plain()["every"]) == "25%"
 
 
+def test_an_interval_is_a_step_or_more() -> None:
+    """As in published recipes that lower the LR after each of thousands of epochs."""
+    content = OmegaConf.create("schedule: {warmup: 1 epoch, shape: {_target_: lrflow.schedules.Step, every: 1 epoch}}")
+    line = shorten(content, compose(["trainer.max_epochs=3000"]))
+    assert (content.schedule.warmup, content.schedule.shape.every) == ("0.03333%", "1 step")
+    assert line is not None
+    assert line.endswith("schedule.warmup 1 epoch -> 0.03333%, schedule.shape.every 1 epoch -> 1 step")
+
+
 def test_durations_inside_a_shape_shrink_too() -> None:
     within = "{_target_: lrflow.schedules.Schedule, shape: {_target_: lrflow.schedules.Cosine}, warmup: 40 steps}"
     late = f"{{_target_: lrflow.schedules.PartOfRun, start: 1, over: 200 steps, schedule: {within}}}"

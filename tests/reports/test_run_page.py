@@ -130,6 +130,13 @@ def test_scalars_are_charts_of_the_plan_and_no_metrics(run_folder: Callable[...,
     assert [row[0] for row in cells(page, "Metrics")[1:] if row[0].startswith("scalar")] == ["scalar/own"]
 
 
+def test_a_star_is_where_it_is_known_what_is_better(run_folder: Callable[..., Path]) -> None:
+    columns = {"batch_size": [64.0] * 20 + [128.0] * 20, "train/accuracy": [step / 40 for step in range(40)]}
+    found = charts(page_of(run_folder(columns=columns)))
+    stars = {name: marks(found[name], "point", "M0,-1L") for name in columns}
+    assert (len(stars["batch_size"]), stars["train/accuracy"][0][0]["x"]) == (0, 39)
+
+
 @pytest.mark.parametrize(
     ("summary", "made", "status", "told"),
     [

@@ -126,7 +126,7 @@ def test_what_cannot_be_forecast_is_told_in_one_message(runs: Any, typed: Any, t
         ((trunk, copy), [], ["has the LRs of", "give a branch whose LR leaves that of the trunk"]),
         ((trunk, silent), [], ["has no train/loss", "log train/loss"]),
         ((trunk, early), [], ["a fit needs 4"]),
-        ((trunk, branch), ["task.metric=val/los"], ["has no val/los"]),
+        ((trunk, branch), ["task.metric=val/los"], ["has no val/los, but train/loss, val/loss"]),
         ((trunk, branch), ["task.law=multi"], ["task.law", "multi_power"]),
         ((trunk, other), [], ["has another data.batch_size", "data.batch_size=64"]),
         ((trunk, branch), ["optimizer=sgd"], ["has another optimizer"]),
