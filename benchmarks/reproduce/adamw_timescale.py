@@ -28,21 +28,22 @@ CLAIM = Claim(
     ),
     number="exponent of the best weight decay over the examples",
     method=(
-        "A perceptron with one hidden layer on 1,000, 4,000 and 16,000 pictures of FashionMNIST of 14 x 14 pixels, 15 "
+        "A perceptron with one hidden layer on 500, 1,500 and 4,500 pictures of FashionMNIST of 14 x 14 pixels, 100 "
         "epochs of batches of 100, AdamW at an LR of 0.003 with a cosine, eight weight decays in factors of 2. The "
         "best one is the vertex of a parabola through the validation losses around the lowest; the interval holds 95% "
         "of resampled seeds."
     ),
-    seconds=60,
+    seconds=90,
     limits=(
-        "Fifteen epochs hardly overfit: on 1,000 and on 4,000 pictures the lowest weight decay of the grid is the "
-        "best, and twice as much changes the loss by less than 1%. So this says little about long training, where "
-        "weight decay matters."
+        "Two earlier setups, 15 epochs of 1,000 to 16,000 pictures and 60 epochs of 500 to 8,000, had the best weight "
+        "decay at the lowest of the grid for a size at least, since so short a training hardly overfits; their "
+        "exponents, 0.19 and 0.38, say nothing. Here it lies inside the grid at every size; the rule is the same. The "
+        "minimum at 500 pictures is flat, and three seeds give too narrow an interval."
     ),
 )
-SIZES = (1000, 4000, 16000)
-DECAYS = 2.0 ** np.arange(-3, 5)
-LR, EPOCHS, BATCH = 3e-3, 15, 100
+SIZES = (500, 1500, 4500)
+DECAYS = 2.0 ** np.arange(-2, 6)
+LR, EPOCHS, BATCH = 3e-3, 100, 100
 HELD = 5000
 WORDS = (
     "data=custom",
