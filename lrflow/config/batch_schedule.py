@@ -11,6 +11,7 @@ from lrflow.config.step_batch import ACCUMULATED, EFFECTIVE, devices_here
 from lrflow.errors import ConfigError, Problem
 from lrflow.schedules import Horizon
 from lrflow.schedules.batch_schedule import KEY, compile_batches, described
+from lrflow.schedules.horizon import limited
 from lrflow.wording import counted, joined
 
 BY = "schedule.batch_by"
@@ -120,7 +121,7 @@ def count_batches(config: Config, epoch: Epoch, processes: int) -> Horizon:
     if config.schedule.batch_by == "accumulation":
         batches = epoch.batches
         if batches is not None and limit is not None:
-            batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+            batches = limited(batches, limit)
         elif batches is None and isinstance(limit, int):
             batches = limit
         samples = None if batches is None else batches * per_device * processes
@@ -131,8 +132,7 @@ def count_batches(config: Config, epoch: Epoch, processes: int) -> Horizon:
             raise ConfigError([Problem(BY, message, "loader", hint)])
         own = epoch.examples
         if limit is not None:
-            batches = int(-(-own // per_device) * limit) if isinstance(limit, float) else limit
-            own = min(own, batches * per_device)
+            own = min(own, limited(-(-own // per_device), limit) * per_device)
         samples, dropped = own * processes, trainer.accumulate_grad_batches if epoch.drop_last else 0
     limits = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "max_samples": trainer.max_samples}
     return compile_batches(config.schedule.batches, samples, dropped=dropped, **limits)

@@ -198,7 +198,7 @@ class Horizon:
             batches = limit_batches
         steps_per_epoch = None
         if batches is not None:
-            used = int(batches * limit_batches) if isinstance(limit_batches, float) else min(batches, limit_batches)
+            used = limited(batches, limit_batches)
             if used <= 0:
                 raise ValueError(
                     f"no batch in an epoch: {counted(batches, 'batch')}, and limit_batches={limit_batches} leaves none"
@@ -258,6 +258,11 @@ class Phase:
     def progress(self, step: Floats) -> Floats:
         """The share of the phase that has elapsed at each step, in [0, 1]."""
         return self.elapsed(step) / max(self.steps, 1)
+
+
+def limited(batches: int, limit: int | float) -> int:
+    """Return how many of the batches of an epoch are used: at most a whole number of them, or a float share."""
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
 
 
 def steps_within(max_samples: int, samples_per_step: float | None) -> int:
