@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+import lrflow.training.lean_loop
 import lrflow.training.loops
 import lrflow.training.signals
 from lrflow.columns import DATA_TIME, PEAK, SAMPLES, STEPS
@@ -57,7 +58,7 @@ def test_the_time_of_fetching_is_waiting_for_data(
 ) -> None:
     """Also of loaders without a reliable length, of which a batch is fetched ahead, before the first step."""
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    for module in (lrflow.training.loops, lrflow.training.signals):
+    for module in (lrflow.training.lean_loop, lrflow.training.loops, lrflow.training.signals):
         monkeypatch.setattr(module, "time", clock)
 
     def collate(examples: Any) -> Any:
