@@ -108,11 +108,12 @@ class EarlyStopping(ConfiguredCallback):
             return self._waited >= self.patience
         assert isinstance(trainer, Trainer)
         assert trainer.horizon is not None
-        return trainer.global_step - self._best_step >= self._steps(trainer.horizon)
+        return trainer.global_step - self._best_step >= self._steps(trainer.horizon, self._best_step)
 
-    def _steps(self, horizon: Horizon) -> int:
+    def _steps(self, horizon: Horizon, start: int = 0) -> int:
+        """Return the patience in optimizer steps, counted from a step."""
         assert isinstance(self.patience, Duration)
-        return max(1, self.patience.steps(horizon))
+        return max(1, self.patience.steps(horizon, start))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps."""

@@ -99,7 +99,7 @@ class TimeLimit(Callback):
         known = done > 0 and (done >= FIRST_STEPS or left <= 0.9 * self._seconds)
         if not known or (trainer.max_steps - trainer.global_step) * pace <= left:
             return None, wait
-        longest = trainer.cooldown.steps(self.over)  # type: ignore[attr-defined]
+        longest = trainer.cooldown.steps(self.over, trainer.global_step)  # type: ignore[attr-defined]
         if (longest + wait) * pace < left:
             return None, wait
         return max(1, min(longest, int(left / pace) if pace else longest)), wait

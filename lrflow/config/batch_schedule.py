@@ -117,6 +117,7 @@ def count_batches(config: Config, epoch: Epoch, processes: int) -> Horizon:
     if epoch.samples_per_batch not in (None, per_device):
         message = f"the loader's batches have {epoch.samples_per_batch:g} samples, and data.batch_size is {per_device}"
         raise ConfigError([Problem(KEY, message, ..., "give the loader batches of data.batch_size")])
+    _check_epoch(config, epoch, processes)
     limit, samples, dropped = trainer.train_limit, None, 0
     if config.schedule.batch_by == "accumulation":
         batches = epoch.batches
@@ -136,6 +137,17 @@ def count_batches(config: Config, epoch: Epoch, processes: int) -> Horizon:
         samples, dropped = own * processes, trainer.accumulate_grad_batches if epoch.drop_last else 0
     limits = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "max_samples": trainer.max_samples}
     return compile_batches(config.schedule.batches, samples, dropped=dropped, **limits)
+
+
+def _check_epoch(config: Config, epoch: Epoch, processes: int) -> None:
+    """Raise an error if a batch would be larger than the training data: it could never be full."""
+    most = epoch.examples
+    if most is None and epoch.batches is not None:
+        most = epoch.batches * (config.data.batch_size or 1)
+    large = [size for size in config.schedule.sizes if most is not None and size > most * processes]
+    if large and most is not None:
+        message = f"is more than an epoch of the training data, {counted(most * processes, 'example')}"
+        raise ConfigError([Problem(KEY, message, large[0], f"sizes up to {most * processes}, or more data")])
 
 
 def describe_batches(config: Config, horizon: Horizon) -> str:

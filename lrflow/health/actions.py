@@ -91,19 +91,19 @@ class Actions:
         health, step, end = self._health, finding.step, self._length.steps
         make = partial(Adjustment, step, action, finding.kind, reason=finding.message)
         if action == "restart":
-            rewarm, peak = health.restart.rewarm.steps(self._length), health.restart.peak
+            rewarm, peak = health.restart.rewarm.steps(self._length, step), health.restart.peak
             at = np.array([min(step + rewarm, end - 1)])
             share = float((done.share(at) * done.factor(at))[0])
             why = f"the LR is {share:.3g} times its planned peak"
             why += f", and health.restart.peak is {peak:g}" * (peak < 1)
             return make(factor=peak / share if share > 0 else 0.0, rewarm=rewarm, until=end, peak=peak), why
         if action == "kick":
-            over = max(2, health.kick.over.steps(self._length))
+            over = max(2, health.kick.over.steps(self._length, step))
             return make(factor=health.kick.factor, rewarm=over // 2, until=step + over), ""
         wanted = finding.evidence.get("factor", math.inf)
         raised = math.prod(one.factor for one in done.active if one.action == action)
         why = f"the LR is {raised:.3g} times the planned one, and {wanted:.3g} times would do"
-        factor, rewarm = min(health.raise_.most, wanted / raised), health.raise_.rewarm.steps(self._length)
+        factor, rewarm = min(health.raise_.most, wanted / raised), health.raise_.rewarm.steps(self._length, step)
         return make(factor=factor, rewarm=rewarm), why
 
 

@@ -15,6 +15,7 @@ from lrflow.health.sharpness_record import sharpness_in
 from lrflow.history import Series
 from lrflow.metric import TRAIN_LOSS, is_test, is_validation
 from lrflow.plan.table import sample_steps
+from lrflow.plan.values import BATCH
 from lrflow.reports.chart_layers import thinned
 from lrflow.reports.chart_parts import Axis, Figure, Line, Part, Points, Rule
 from lrflow.reports.charts import chart
@@ -120,13 +121,15 @@ def _lr(course: Course) -> Iterator[Figure]:
 
 
 def _moving(course: Course) -> Iterator[Figure]:
-    """Draw each scalar of the plan, and each scheduled setting of the optimizer, as planned and as recorded so far."""
+    """Draw the batch if it changes, each scalar of the plan and each scheduled setting, as planned and as recorded."""
     if not (plan := course.run.plan):
         return
     steps = sample_steps(plan, POINTS)
     drawings: dict[str, list[tuple[str, str, Floats]]] = {
         one.column: [(one.title, one.column, one(steps, plan.horizon))] for one in plan.scalars[:MAX_SCALARS]
     }
+    if plan.horizon.batch is not None:
+        drawings = {BATCH: [("examples per step", BATCH, plan.horizon.batch.sizes_at(steps))]} | drawings
     for setting, columns in plan.scheduled_settings:
         group = next((name for name in course.groups if plan.names.index(name) in columns), plan.names[columns[0]])
         label = group if len(columns) == 1 else f"{group} and {counted(len(columns) - 1, 'other group')}"

@@ -104,16 +104,22 @@ def _starts(
     for duration, size in sizes:
         start = 0
         if found:
-            first = {before: other for (_, other), before in found}
-            horizon = Horizon(steps, batch=_batches([*first], [*first.values()], epoch, dropped))
+            horizon = Horizon(steps)
+            if duration.unit in ("epochs", "samples"):
+                first = {before: other for (_, other), before in found}
+                horizon = Horizon(steps, batch=_batches([*first], [*first.values()], epoch, dropped))
             try:
                 start = duration.steps(horizon)
             except ValueError as error:
                 hint = "give steps ('500 steps'), samples ('50_000 samples') or a share of the run ('10%')"
                 raise ConfigError([Problem(KEY, str(error), str(duration), hint)]) from None
-            if start < found[-1][1] and checked:
-                message = f"begins at step {start:,}, before the size that precedes it, at step {found[-1][1]:,}"
+            before = found[-1][1]
+            if start < before and checked:
+                message = f"begins at step {start:,}, before the size that precedes it, at step {before:,}"
                 raise ConfigError([Problem(KEY, message, str(duration), "list the sizes in order")])
+            if start == before and checked:
+                message = f"begins at step {start:,}, as does the size that precedes it, which no step would have"
+                raise ConfigError([Problem(KEY, message, str(duration), "begin later, or leave out one of the two")])
             start = max(start, found[-1][1])
         found.append(((duration, size), start))
     return found

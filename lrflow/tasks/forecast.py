@@ -15,6 +15,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from lrflow.config import Config, load_config
+from lrflow.config.checks.batch_schedule import OFF
 from lrflow.config.composition.overrides import Override
 from lrflow.config.differences import content_of, differences
 from lrflow.config.forecast_run import no_run
@@ -26,6 +27,7 @@ from lrflow.files import write_json, write_whole
 from lrflow.metric import as_list
 from lrflow.plan.values import peak_step
 from lrflow.runs import RunFolder
+from lrflow.schedules.batch_schedule import KEY
 from lrflow.schedules.time import Floats
 from lrflow.tasks.plan import compile_plan
 from lrflow.tasks.run_record import log_task, open_folder
@@ -65,6 +67,8 @@ def run(config: Config) -> dict[str, Any]:
         rates, horizon = real.rates, read_plan(Path(str(task.against))).horizon
     else:
         plan = compile_plan(config, print_line)
+        if plan.horizon.batch is not None:
+            raise ConfigError([Problem(KEY, "changes the batch, and the law is one of the LR at one batch", ..., OFF)])
         rates, horizon = main_rates(plan)[1], plan.horizon
     try:
         fit = fit_law(runs, task.law, config.seed)

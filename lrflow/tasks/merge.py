@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def plan_merge(task: Merge, last: Path, config: Config) -> tuple[Merged, list[Pa
             raise ConfigError([Problem("task.from", message, str(RunFolder.of(last).path))])
     horizon, end = saved.plan.horizon, saved.step
     try:
-        over = task.over.steps(horizon)
+        over = task.over.steps_at_end(replace(horizon, steps=end) if horizon.batch else horizon)
     except ValueError as error:
         raise ConfigError([Problem("task.over", str(error), str(task.over))]) from None
     if not 0 < over <= end:

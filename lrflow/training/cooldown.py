@@ -56,9 +56,9 @@ class Cooldown:
         """Whether the run is in its cooldown."""
         return bool(self._branches) and self._branches[-1].reason is not None
 
-    def steps(self, over: Duration) -> int:
-        """Return the length of a cooldown in optimizer steps, at least 1."""
-        return max(1, over.steps(self._length))
+    def steps(self, over: Duration, start: int) -> int:
+        """Return the length of a cooldown that begins at a step, in optimizer steps, at least 1."""
+        return max(1, over.steps(self._length, start))
 
     def may_begin(self, step: int) -> bool:
         """Whether a cooldown may begin at this step: the run has steps left, and no group has an LR of 0."""
@@ -74,7 +74,7 @@ class Cooldown:
             over: length of the cooldown; it ends with the planned run at the latest.
         """
         step, before = trainer.global_step, self._plan.horizon
-        horizon = replace(before, steps=min(before.steps, step + self.steps(over)))
+        horizon = replace(before, steps=min(before.steps, step + self.steps(over, step)))
         self._branches = (*self._branches, Branch(step, before, "decay_now", reason))
         self._plan = plan = self._recompile(horizon, self._branches)
         for config in trainer.lr_scheduler_configs:

@@ -55,7 +55,9 @@ class SpeedColumn(ProgressColumn):
 
 
 class ProgressBar(Monitor, FollowsPlan):
-    """Shows step, plan, epoch, loss, LR, the latest metrics, those logged with `prog_bar=True`, speed and time left.
+    """Shows step, plan, epoch, loss, LR, metrics, those logged with `prog_bar=True`, speed and time left.
+
+    It shows the batch too, if that changes over the run.
 
     It receives blocks of `Signals`, so steps in between cost nothing.
 
@@ -71,6 +73,7 @@ class ProgressBar(Monitor, FollowsPlan):
         self._bar: Progress | None = None
         self._loss: float | None = None  # None: this process has made no step yet
         self._rates: list[float] = []
+        self._batch = ""  # the size of the last step's batch, where it changes over the run
         self._values: dict[str, float] = {}  # of the last validation
         self._metrics = ""
         self._epoch = ""
@@ -108,6 +111,9 @@ class ProgressBar(Monitor, FollowsPlan):
         if len(block.losses):
             self._loss = float(block.losses[-1])
         self._rates = sorted({float(rate) for rate in block.effective[-1]})
+        horizon = getattr(trainer, "horizon", None)
+        if horizon is not None and horizon.batch is not None:
+            self._batch = f"batch {horizon.batch.size(block.first + len(block) - 1):,}"
         if self._bar:
             self._epoch = _epoch(trainer)
             self._metrics = _format_metrics(self._values | trainer.progress_bar_metrics)
@@ -151,7 +157,7 @@ class ProgressBar(Monitor, FollowsPlan):
         ends = dict.fromkeys([*self._rates[:1], *self._rates[-1:]])
         rates = f"lr {'..'.join(f'{rate:.3g}' for rate in ends)}" if ends else ""
         loss = "" if self._loss is None else f"loss {self._loss:.4g}"
-        return "  ".join(filter(None, (loss, rates, self._metrics)))
+        return "  ".join(filter(None, (loss, rates, self._batch, self._metrics)))
 
 
 def _epoch(trainer: pl.Trainer) -> str:

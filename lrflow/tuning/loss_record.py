@@ -61,9 +61,11 @@ def read_losses(folder: Path, metric: str) -> Losses:
         metric: column of its metrics.csv.
 
     Raises:
-        ValueError: it has no plan that can be read, or none of these losses.
+        ValueError: it has no plan that can be read, a batch that changes, or none of these losses.
     """
     plan = read_plan(folder)
+    if plan.horizon.batch is not None:
+        raise ValueError("has a batch that changes (schedule.batch), and the law is one of the LR at one batch")
     name, planned = main_rates(plan)
     columns = (metric, f"lr/{name}", f"lr_planned/{name}")
     history = read_history(RunFolder(folder).metrics, lambda column: column in columns or is_loss(column))

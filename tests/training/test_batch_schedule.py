@@ -1,4 +1,4 @@
-"""A batch that changes over a run: the weights of a plain torch loop, what is recorded, and a kill at any step."""
+"""A batch that changes over a run: the weights of a plain torch loop, what is recorded, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -132,40 +132,57 @@ class Dies(pl.Callback):
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step:
             self.batches += 1
-            if self.batches == (1 if self.step == 10 else trainer.accumulate_grad_batches):  # an epoch has one left
+            if self.batches == trainer.accumulate_grad_batches:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("by", ["accumulation", "loader"])
-def test_a_run_that_is_killed_around_a_change_goes_on_as_if_it_was_not(
-    by: str, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def check_end(folder: Path, never: Path, start: int) -> None:
+    """Check that a resumed run recorded what the uninterrupted one did from a step on, and has its plan and weights."""
+    resumed, expected = end(folder), end(never)
+    made, as_before = (
+        [{name: text for name, text in row.items() if text} for row in rows(one)] for one in (folder, never)
+    )
+    assert made == [row for row in as_before if int(row["step"]) >= start]
+    assert resumed["lrflow"]["plan"] == expected["lrflow"]["plan"]
+    assert all(torch.equal(resumed["state_dict"][name], one) for name, one in expected["state_dict"].items())
+
+
+@pytest.mark.parametrize(("by", "step"), [("accumulation", 6), ("loader", 9)])
+def test_a_run_that_is_killed_where_its_batch_changes_goes_on_as_if_it_was_not(
+    by: str, step: int, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kill is within a window; the batch changes at steps 6 and 9, and step 10 has what an epoch has left."""
-    own, never = [f"schedule.batch_by={by}", "model.dropout=0.2"], end(whole(by))
-    for step in (5, 6, 8, 9, 10):
-        folder = tmp_path / f"killed-{step}"
+    """The kill is in the first accumulation window of the new size, or before the first batch of it."""
+    own, folder = [f"schedule.batch_by={by}", "model.dropout=0.2"], tmp_path / "killed"
 
-        def work(step: int = step, folder: Path = folder) -> None:
-            fit = pl.Trainer.fit
+    def work() -> None:
+        fit = pl.Trainer.fit
 
-            def dying(trainer: Any, *arguments: Any, **options: Any) -> None:
-                trainer.callbacks.append(Dies(step))
-                fit(trainer, *arguments, **options)
+        def dying(trainer: Any, *arguments: Any, **options: Any) -> None:
+            trainer.callbacks.append(Dies(step))
+            fit(trainer, *arguments, **options)
 
-            monkeypatch.setattr(pl.Trainer, "fit", dying)
-            train.outcome(config_of(tmp_path, *own, folder=folder))
+        monkeypatch.setattr(pl.Trainer, "fit", dying)
+        train.outcome(config_of(tmp_path, *own, folder=folder))
 
-        process = multiprocessing.get_context("fork").Process(target=work)
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        assert sorted((folder / "checkpoints").glob("step-*.ckpt"))[-1].stem == f"step-{step:07}"
-        train.run(config_of(tmp_path, *own, f"resume.from={folder}"))
-        resumed = end(folder)
-        assert rows(folder) == rows(whole(by)), step
-        assert resumed["lrflow"]["plan"] == never["lrflow"]["plan"]
-        assert all(torch.equal(resumed["state_dict"][name], one) for name, one in never["state_dict"].items()), step
-        shutil.rmtree(folder)
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert sorted((folder / "checkpoints").glob("step-*.ckpt"))[-1].stem == f"step-{step:07}"
+    train.run(config_of(tmp_path, *own, f"resume.from={folder}"))
+    check_end(folder, whole(by), 0)
+
+
+@pytest.mark.parametrize(("by", "steps"), [("accumulation", (5, 8)), ("loader", (6, 10))])
+def test_a_run_goes_on_from_the_checkpoint_of_any_step(
+    by: str, steps: tuple[int, ...], whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Before and after each change, within an epoch (6) and between two (8), and before the short step of one (10)."""
+    own = [f"schedule.batch_by={by}", "model.dropout=0.2"]
+    for step in steps:
+        path = whole(by) / "checkpoints" / f"step-{step:07}.ckpt"
+        folder = Path(train.run(config_of(tmp_path, *own, f"resume.from={path}"))["folder"])
+        check_end(folder, whole(by), step)
 
 
 def test_a_resumed_run_keeps_the_batches_of_its_past(whole: Callable[[str], Path], tmp_path: Path) -> None:

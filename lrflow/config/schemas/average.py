@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -104,7 +104,7 @@ class Tail(_Averaged):
         Raises:
             ConfigError: the duration does not fit.
         """
-        last = _steps(self.last, "last", horizon)
+        last = _steps(self.last, "last", horizon, Duration.steps_at_end)
         if not 0 < last <= horizon.steps:
             message = f"is {counted(last, 'step')}, but the run has {horizon.steps:,}"
             raise ConfigError([Problem("average.last", message, str(self.last), "from one step to the whole run")])
@@ -126,9 +126,11 @@ class Power(_Averaged):
         return Averaging("power", 1, 1, horizon.steps, self.evaluate, widths=widths)
 
 
-def _steps(duration: Duration, key: str, horizon: Horizon) -> int:
+def _steps(
+    duration: Duration, key: str, horizon: Horizon, count: Callable[[Duration, Horizon], int] = Duration.steps
+) -> int:
     try:
-        return duration.steps(horizon)
+        return count(duration, horizon)
     except ValueError as error:
         raise ConfigError([Problem(f"average.{key}", str(error), str(duration), uncountable_hint(duration))]) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.batch_sizes import BatchSizes
 from lrflow.config.schemas.token_facts import TokenFacts
-from lrflow.errors import did_you_mean
+from lrflow.errors import ConfigError, Problem, UnknownProblem, did_you_mean
 from lrflow.limits import FROM
 from lrflow.schedules import Curve, Duration
 from lrflow.schedules.ramps import COOLDOWNS, WARMUPS
@@ -262,8 +263,17 @@ class Schedule(Node):
         if self._curve is None:
             from lrflow.config.targets import locate
 
-            self._curve = from_spec(self.node(), key, locate)
+            try:
+                self._curve = from_spec(self.node(), key, locate)
+            except ConfigError as error:
+                raise ConfigError([self._with_offered(problem, key) for problem in error.problems]) from None
         return self._curve
+
+    def _with_offered(self, problem: Problem, key: str) -> Problem:
+        """Return a problem; that of an unknown argument with all keys that the schedule may have."""
+        if not isinstance(problem, UnknownProblem) or problem.key.rpartition(".")[0] != key:
+            return problem
+        return replace(problem, known=(*problem.known, *sorted(self.offered)))
 
 
 class NoFeedback(Section):
