@@ -106,5 +106,5 @@ def _own_hydra() -> Iterator[None]:
     running, state.hydra = state.hydra, None
     try:
         yield
-    finally:
-        state.hydra = running
+    finally:  # of the present object: composing leaves another one
+        GlobalHydra.instance().hydra = running
