@@ -59,6 +59,7 @@ class _Facts:
     end: float = math.nan  # at the step after the last one, where the curve reaches its floor
     short_warmup: str = ""  # the declared warmup if it is less than a step
     declared: int = 0  # jumps inside the run
+    allowed: float = 1.0  # highest multiplier that was declared: a warmup may fall from above the peak
     lower: bool = False  # whether the curve was declared so that it may stay below the peak
     frozen: int = 0  # steps before its groups train
     until: int = 0  # step from which its groups no longer train; the length of the run if they train to the end
@@ -109,6 +110,8 @@ def _each(walked: list[tuple[_Facts, str]], name: str, holds: Callable[[_Facts],
 def _peak_reached(facts: _Facts) -> tuple[bool, str]:
     at = f"at step {facts.highest_at:,}"
     reached = facts.summit >= 1 - PEAK_TOLERANCE
+    if facts.allowed > 1:
+        return reached or facts.lower, f"{_percent(facts.summit)} where the warmup ends, at step {facts.warmup:,}"
     if reached and not facts.frozen:
         return True, at
     highest = f"the highest is {_percent(facts.highest)} of the peak, {at}"
@@ -121,8 +124,10 @@ def _peak_kept(facts: _Facts) -> tuple[bool, str]:
     if not facts.finite:
         return False, "the LR is not a finite number everywhere"
     highest = f"the highest is {_percent(facts.highest)} of the peak"
-    if facts.highest > 1 + BOUND_TOLERANCE:
+    if facts.highest > facts.allowed + BOUND_TOLERANCE:
         return False, f"{highest}, at step {facts.highest_at:,}"
+    if facts.allowed > 1:
+        return True, f"{highest}, from which the warmup falls, as declared"
     return True, highest
 
 
@@ -215,7 +220,7 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     ends_at_floor = isinstance(unfrozen, Schedule) and unfrozen.ends_at_floor(horizon) and until == horizon.steps
     start = schedule.first_step(horizon)
     facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=start, until=until)
-    facts.lower = schedule.may_stay_below
+    facts.lower, facts.allowed = schedule.may_stay_below, schedule.highest
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
     marks = (phase.start, phase.stop, facts.frozen, until, *declared)
@@ -232,6 +237,8 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     around = np.linspace(max(facts.highest_at - 1, 0), min(facts.highest_at + 1, horizon.steps - 1), 1025)
     # A group that is unfrozen late may miss the peak of its schedule; the schedule is checked without the freezing.
     facts.summit = _walk(unfrozen, horizon).summit if facts.frozen else float(schedule(around, horizon).max())
+    if facts.allowed > 1:
+        facts.summit = float(schedule(phase.start, horizon))
     facts.last, facts.end = (float(value) for value in schedule([until - 1, until], horizon))
     if isinstance(unfrozen, Schedule) and unfrozen.warmup.value and not phase.start:
         facts.short_warmup = f": {unfrozen.warmup} of {counted(horizon.steps, 'step')} is less than one"

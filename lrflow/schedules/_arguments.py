@@ -54,21 +54,21 @@ class Arguments:
         self.wrong(name, value, f"expected a number {bounds}")
         return math.nan
 
-    def share(self, name: str, value: float | str) -> float:
-        """Return the argument as a fraction from 0 to 1, given as a number or in percent (`10%`)."""
+    def share(self, name: str, value: float | str, most: float = 1.0) -> float:
+        """Return the argument as a fraction from 0 to `most`, given as a number or in percent (`10%`)."""
         try:
             duration = Duration.parse(value) if isinstance(value, str) else None
         except ValueError:
             duration = None
         number = duration.value if duration is not None and duration.unit == "fraction" else value
-        return self.number(name, number, 0.0, 1.0)
+        return self.number(name, number, 0.0, most)
 
-    def level(self, name: str, value: float | str) -> float:
-        """Return the argument as a share (see `share`), or as an `AbsoluteLR` if it is one (`1e-6 lr`)."""
+    def level(self, name: str, value: float | str, most: float = 1.0) -> float:
+        """Return the argument as a share up to `most` (see `share`), or as an `AbsoluteLR` if it is one (`1e-6 lr`)."""
         if isinstance(value, AbsoluteLR):
             return value
         level = AbsoluteLR.parse(value) if isinstance(value, str) else None
-        return self.share(name, value) if level is None else level
+        return self.share(name, value, most) if level is None else level
 
     def switch(self, name: str, value: object) -> bool:
         """Return the argument, which must be true or false."""

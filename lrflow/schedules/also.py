@@ -75,11 +75,16 @@ def _setting_curve(args: Arguments, key: str, times: Mapping[str, Any], make: Ma
         return None
     try:
         # An LR must not start at 0 by default, but `low` is a value like any other.
-        return make(**{"shape": Constant(), "warmup_start": 0.0, **times})
+        curve = make(**{"shape": Constant(), "warmup_start": 0.0, **times})
     except ConfigError as error:
         for problem in error.problems:
             args.wrong(key + problem.key.removeprefix(Curve.key), problem.value, problem.message, problem.hint)
-    return None
+        return None
+    if curve.highest > 1:
+        args.wrong(
+            f"{key}.warmup_start", times["warmup_start"], "expected a number from 0 to 1: high is the highest value"
+        )
+    return curve
 
 
 def _setting_value(args: Arguments, name: str, word: str, value: Any) -> float | None:

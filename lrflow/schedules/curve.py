@@ -82,6 +82,11 @@ class Curve(ABC):
         """Whether the curve may stay below the peak over the whole run, as it was declared."""
         return False
 
+    @property
+    def highest(self) -> float:
+        """The highest multiplier that the curve may have, as it was declared: 1 is the peak."""
+        return 1.0
+
     def of_peak(self, lr: float) -> Curve:
         """Return the curve of a group with this peak LR, of which levels given as an LR are then known fractions.
 

@@ -43,6 +43,11 @@ class PartOfRun(Curve):
         args.finish()
         object.__setattr__(self, "floor", schedule.floor)
 
+    @property
+    def highest(self) -> float:
+        """The highest multiplier that the curve may have, as it was declared."""
+        return self.schedule.highest
+
     def part(self, horizon: Horizon) -> tuple[int, Horizon]:
         """Return the first step of the part, and its length as a horizon."""
         first = self.start.steps(horizon)

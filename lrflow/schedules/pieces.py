@@ -218,6 +218,8 @@ class Product(Shape):
         for i, factor in enumerate(of):
             if isinstance(factor, Curve) and (factor.split_settings()[1] or factor.of_peak(1.0) != factor):
                 args.wrong(f"of[{i}]", ..., "a factor has no `also` and no levels given as an LR")
+            elif isinstance(factor, Curve) and factor.highest > 1:
+                args.wrong(f"of[{i}].warmup_start", ..., "expected a number from 0 to 1: no factor is above 1")
             elif not isinstance(factor, Shape | Curve):
                 args.wrong(f"of[{i}]", factor, "expected a shape or a schedule", "like lrflow.schedules.Cosine")
         object.__setattr__(self, "of", tuple(of))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from lrflow.imports import np
 from lrflow.schedules.curve import Shape
@@ -22,20 +23,20 @@ def _cosine(done: Floats, low: float, top: float) -> Floats:
 def _exponential(done: Floats, low: float, top: float) -> Floats:
     if low == 0.0:  # only if top is 0 too: the schedule raises otherwise
         return np.zeros_like(done)
-    return np.minimum(low * (top / low) ** done, top)
+    return np.clip(low * (top / low) ** done, np.minimum(low, top), np.maximum(low, top))
 
 
 def _constant(done: Floats, low: float, top: float) -> Floats:
     return np.full_like(done, low)
 
 
-WARMUPS: dict[str, Callable[[Floats, float, float], Floats]] = {
+WARMUPS: dict[str, Callable[[Floats, float, Any], Floats]] = {
     "linear": _linear,
     "cosine": _cosine,
     "exponential": _exponential,
     "constant": _constant,
 }
-"""By name: (elapsed shares of the warmup in [0, 1), multiplier at its start, at its end) to multipliers."""
+"""By name: (elapsed shares of the warmup in [0, 1), multiplier at its start, at its end or ends) to multipliers."""
 
 _FALLS: dict[str, Shape] = {
     "linear": Linear(),

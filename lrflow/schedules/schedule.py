@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from lrflow.wording import counted
 
 NO_TIME = Duration(0, "steps")
 
-WARMUP_MODES = ("meet", "override", "multiply")
+WARMUP_MODES = ("meet", "override", "multiply", "blend")
 WARMUP_ENDS = ("next_step", "last_step")
 SHAPE_STARTS = ("warmup_end", "start")
 HELD_PARTS = ("all", "shape")
@@ -41,7 +42,7 @@ class Schedule(Curve):
         warmup: a duration, during which the LR rises to the start of the shape.
         warmup_start: fraction of the peak at step 0, from 0 to 1 or in percent, or an LR (`1e-6 lr`); None:
             1 / (warmup steps + 1) of the value at the start of the shape, so that no step has an LR of 0 and all rises
-            are equal; with `hold`, in units of it.
+            are equal; with `hold`, in units of it. Above 1, a multiple of the peak, from which the warmup falls.
         cooldown: a duration at the end, during which the LR falls from the end of the shape to the floor.
         floor: fraction of the peak, from 0 to 1 or in percent, or an LR (`1e-6 lr`), below which the LR never falls
             outside the warmup. A shape that ends at 0 is scaled to end at the floor; any other is clipped there.
@@ -58,7 +59,8 @@ class Schedule(Curve):
             that is shorter cuts the shape off; after a shorter shape its last value stays.
         warmup_mode: what the warmup is to a shape that begins at the start: `meet`: it rises to the value of the shape
             at its end; `override`: it rises to the peak, then the LR is the shape's (timm); `multiply`: it is a factor,
-            which rises to 1 (chained schedulers of torch).
+            which rises to 1 (chained schedulers of torch); `blend`: it leads from `warmup_start` into the moving shape,
+            `(1 - p) warmup_start + p shape` if it is linear (YOLO).
         warmup_ends_at: the step at which the warmup reaches its end: `next_step`: the first one after it; `last_step`:
             its own last one. The default start is then 1 / warmup steps.
         count_from: the number of the first step, 0 or 1. With 1, step t has the LR that it would have at t + 1; with
@@ -118,7 +120,7 @@ class Schedule(Curve):
         read = {
             "shape": shape,
             "warmup": args.duration("warmup", warmup),
-            "warmup_start": None if warmup_start is None else args.level("warmup_start", warmup_start),
+            "warmup_start": None if warmup_start is None else args.level("warmup_start", warmup_start, math.inf),
             "cooldown": args.duration("cooldown", cooldown),
             "floor": args.level("floor", floor),
             "warmup_shape": args.choice("warmup_shape", warmup_shape, tuple(WARMUPS)),
@@ -141,7 +143,7 @@ class Schedule(Curve):
         if self.cooldown_shape == "exponential" and self.floor == 0.0:
             message, hint = "an exponential cooldown cannot end at a floor of 0", "give a floor, such as 0.01"
             args.wrong("cooldown_shape", cooldown_shape, message, hint)
-        if self.warmup_mode in ("override", "multiply") and self.shape_from == "warmup_end":
+        if self.warmup_mode in WARMUP_MODES[1:] and self.shape_from == "warmup_end":
             message = "needs a shape that runs below the warmup"
             args.wrong("warmup_mode", warmup_mode, message, f"give {self.key}.shape_from=start")
         if self.warmup_ends_at == "last_step" and self.warmup_shape == "constant":
@@ -154,7 +156,7 @@ class Schedule(Curve):
         alone = replace(self, also=()) if self.also else self
         own = (entry.curve for entry in self.also)
         curves = (
-            replace(curve, hold=self.hold, rounding=self.rounding, delay=self.delay)
+            replace(curve, hold=self.hold, hold_part=self.hold_part, rounding=self.rounding, delay=self.delay)
             if isinstance(curve, Schedule)
             else alone
             for curve in own
@@ -174,6 +176,11 @@ class Schedule(Curve):
     def may_stay_below(self) -> bool:
         """Whether the LR may stay below the peak, since the shape does, or has left it when the warmup ends."""
         return self.shape.may_stay_below or self.shape_from == "start" or self.count_from == 1
+
+    @property
+    def highest(self) -> float:
+        """The highest multiplier, above 1 if a warmup falls from there."""
+        return max(self.warmup_start or 0.0, 1.0) if self.warmup.value else 1.0
 
     def of_peak(self, lr: float) -> Schedule:
         """Return the schedule of a group with this peak LR, of which floor and start of the warmup are known fractions.
@@ -243,9 +250,10 @@ class Schedule(Curve):
                 units, reached = warmup / unit, max(warmup - unit, 0)
             else:
                 units, reached = warmup / unit + 1, warmup
-            low = top / units if self.warmup_start is None else min(self.warmup_start, top)
+            low = top / units if self.warmup_start is None else self.warmup_start
+            low = low if low > 1.0 else min(low, top)
             done = np.minimum(rising / reached, 1.0) if reached else np.ones_like(rising)
-            rise = WARMUPS[self.warmup_shape](done, low, top)
+            rise = WARMUPS[self.warmup_shape](done, low, values if self.warmup_mode == "blend" else top)
             values = np.where(rising < warmup, rise * values if self.warmup_mode == "multiply" else rise, values)
         return values
 
@@ -287,7 +295,7 @@ class Schedule(Curve):
         """
         if self._late is not None:
             return self._late.jumps(horizon.rounding_to(self.rounding))
-        between, factor = self._phase(horizon), self.warmup_mode == "multiply"
+        between, factor = self._phase(horizon), self.warmup_mode in ("multiply", "blend")
         if (hold := self._hold(horizon)) > 1:
             count = min((horizon.steps - 1) // hold, MOST_CHANGES)
             moves = np.append(np.arange(1, count + 1) * hold, horizon.steps)
@@ -358,7 +366,7 @@ class Schedule(Curve):
         # A curve is computed, which imports numpy.
         if self.warmup_start and not problems and self.warmup.steps(horizon):
             top = self._top(self._phase(horizon).start, self._hold(horizon), phase)
-            if self.warmup_start > top:
+            if top < self.warmup_start <= 1.0:
                 message = f"is above {top:g}, where the shape starts"
                 problems.append(Problem("warmup_start", message, self.warmup_start))
         return problems

@@ -26,6 +26,11 @@ class Wrapper(Curve):
         """Whether the schedule may stay below its peak, as it was declared."""
         return self.schedule.may_stay_below
 
+    @property
+    def highest(self) -> float:
+        """The highest multiplier that the schedule may have, as it was declared."""
+        return self.schedule.highest
+
     def of_peak(self, lr: float) -> Curve:
         """Return the curve of a group with this peak LR."""
         return replace(self, schedule=self.schedule.of_peak(lr))

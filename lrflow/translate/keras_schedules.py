@@ -49,7 +49,7 @@ def choose(name: str, keys: Keys, into: Translation, accumulated: int, updates: 
         if updates is not None and "shape_length" in more and more["shape_length"] + more.get("warmup", 0) == updates:
             more = {**more, "shape_length": None}
         into.schedule(option, arguments, **more)
-        return peak
+        return keys.number("warmup_target") if more.get("warmup_start", 0.0) > 1 else peak
     if updates is None or not 0 < updates <= MOST_POINTS:
         hint = "give epochs and steps_per_epoch in the file"
         message = "needs a table of the whole run, whose length has to be known, and at most 100,000 updates"
@@ -91,9 +91,9 @@ def _form(name: str, keys: Keys, peak: float, updates: int | None) -> Form | Non
         case "CosineDecay":
             length, first = keys.number("decay_steps", None, 1), keys.number("initial_learning_rate")
             warmup = keys.whole("warmup_steps", 0) if "warmup_target" in keys else 0
-            if length != int(length) or (warmup and first > keys.number("warmup_target")):
+            if length != int(length):
                 return None
-            rise = {"warmup": warmup, "warmup_start": first / peak} if warmup else {}
+            rise = {"warmup": warmup, "warmup_start": first / keys.number("warmup_target")} if warmup else {}
             return "cosine", {}, {"floor": keys.number("alpha", 0.0), "shape_length": int(length), **rise}
         case "CosineDecayRestarts":
             period, factor = keys.number("first_decay_steps", None, 1), keys.number("t_mul", 2.0)

@@ -53,6 +53,12 @@ class TestPeak:
         assert failed(plan) == {"peak reached"}
         assert detail(plan, "peak reached") == "a: the highest is 50% of the peak, at step 0"
 
+    def test_one_from_above_which_a_warmup_falls_as_declared(self, plan_of, horizon):
+        plan = plan_of(Schedule(Cosine(), 10, 2.0), horizon)
+        assert failed(plan) == set()
+        assert detail(plan, "peak never exceeded").startswith("the highest is 200% of the peak, from which")
+        assert detail(plan, "peak reached") == "100% where the warmup ends, at step 10"
+
     def test_one_between_two_steps_is_reached(self, plan_of, custom, horizon):
         def tent(steps, horizon):
             return 1 - np.abs(steps - 30.5) / horizon.steps

@@ -122,7 +122,7 @@ forms = st.builds(
     ),
     schedules | schedules_of(products | clocked),
     st.just(0) | durations,
-    st.sampled_from(["meet", "override", "multiply"]),
+    st.sampled_from(["meet", "override", "multiply", "blend"]),
     st.booleans(),
     shape_from=st.sampled_from(["warmup_end", "start"]),
     shape_length=st.none() | st.integers(1, 300),
@@ -131,10 +131,13 @@ forms = st.builds(
     rounding=st.sampled_from(["nearest", "up", "down"]),
     delay=st.just(0) | durations,
 )
+above = st.builds(lambda schedule, start: replace(schedule, warmup_start=start), forms, st.floats(1.0, 20.0))
 held = st.builds(lambda schedule, hold: replace(schedule, hold=hold), schedules, durations)
 ways = st.sampled_from(["keep", "rescale", "extend", "decay_now", "rewarm"])
-continued = st.builds(Continued, schedules | held | forms, st.integers(0, 150), horizons, ways)
-curves = schedules | held | forms | continued | st.builds(Continued, continued, st.integers(0, 150), horizons, ways)
+continued = st.builds(Continued, schedules | held | forms | above, st.integers(0, 150), horizons, ways)
+curves = (
+    schedules | held | forms | above | continued | st.builds(Continued, continued, st.integers(0, 150), horizons, ways)
+)
 
 
 def every_step(horizon: Horizon) -> np.ndarray:
@@ -145,7 +148,29 @@ def every_step(horizon: Horizon) -> np.ndarray:
 @given(curves, horizons)
 def test_never_above_the_peak_nor_below_zero(curve: Schedule | Continued, horizon: Horizon) -> None:
     rates = curve(every_step(horizon), horizon)
-    assert np.all((rates >= 0.0) & (rates <= 1.0))
+    assert np.all((rates >= 0.0) & (rates <= curve.highest))
+
+
+@relaxed
+@given(schedules | held | forms, horizons)
+def test_only_a_warmup_that_starts_above_the_peak_is_above_it(schedule: Schedule, horizon: Horizon) -> None:
+    assume(not schedule.check(horizon))
+    assert schedule.highest == 1.0
+    falls = replace(schedule, warmup_start=3.0)
+    assert falls.highest == (3.0 if schedule.warmup.value else 1.0)
+    after = np.arange(falls.phase(horizon).start, horizon.steps + 1)
+    assert falls(after, horizon).tobytes() == schedule(after, horizon).tobytes()
+
+
+@relaxed
+@given(schedules_of(falling), horizons, st.floats(1.0, 20.0, exclude_min=True))
+def test_a_warmup_from_above_the_peak_falls_to_it(schedule: Schedule, horizon: Horizon, start: float) -> None:
+    warmup = schedule.warmup.steps(horizon)
+    assume(0 < warmup < horizon.steps)
+    rates = replace(schedule, warmup_start=start)(np.arange(horizon.steps + 50), horizon)
+    assert rates[0] == start
+    assert rates[warmup] == 1.0
+    assert np.all(np.diff(rates) <= 0)
 
 
 @relaxed
@@ -266,7 +291,7 @@ def test_a_schedule_without_problems_moves(curve: Schedule | Continued, horizon:
     assert rates[-1] > 0.0 or (isinstance(curve, Schedule) and curve.count_from)
     # With hold, a rise of the shape itself may skip the peak; the plan's checks report it.
     if isinstance(curve, Schedule) and not (curve.hold.value or curve.may_stay_below or curve.cut_off(horizon)):
-        assert rates.max() == 1.0
+        assert rates.max() == curve.highest
 
 
 @relaxed

@@ -166,6 +166,7 @@ def power(step: int) -> float:
 MEETING: dict[str, Any] = {"warmup": WARMUP, "shape_from": "start"}
 OVERRIDING: dict[str, Any] = {**MEETING, "warmup_mode": "override"}
 FACTOR: dict[str, Any] = {**MEETING, "warmup_mode": "multiply"}
+BLENDING: dict[str, Any] = {**MEETING, "warmup_mode": "blend"}
 WSD_S = [
     piece
     for stable in (300, 200, 200)
@@ -204,6 +205,14 @@ RULES: dict[str, tuple[Schedule, Rule]] = {
         detectron2_meet(lambda t: half_cosine(t / STEPS)),
     ),
     "yolo": (Schedule(Cosine(), warmup_start=0, floor=0.1, hold=EPOCH, hold_part="shape", **FACTOR), yolo),
+    "ultralytics, biases from 10 times lr0": (  # np.interp(ni, [0, nw], [warmup_bias_lr, lr0 * lf(epoch)])
+        Schedule(Linear(), warmup_start=10, floor=0.1, hold=EPOCH, hold_part="shape", **BLENDING),
+        lambda t: np.interp(t, [0, WARMUP], [10, 1 - 0.9 * (t // EPOCH * EPOCH) / STEPS]),
+    ),
+    "keras, CosineDecay from above its warmup_target": (
+        Schedule(Cosine(), WARMUP, 2.5, floor=0.1),
+        lambda t: 2.5 - 1.5 * t / WARMUP if t < WARMUP else 0.1 + 0.9 * half_cosine((t - WARMUP) / (STEPS - WARMUP)),
+    ),
     "dino": (Schedule(Cosine(), WARMUP, 1e-4, floor=0.02, warmup_ends_at="last_step"), dino),
     "nanogpt speedrun": (Schedule(Constant(), WARMUP, cooldown=200, warmup_ends_at="last_step"), from_one),
     "noam from step 1": (Schedule(InverseSqrt(), WARMUP, 0, count_from=1), noam),
@@ -326,7 +335,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "mode without a shape below it": (
         {"warmup_mode": "override"}, "schedule.warmup_mode", "needs a shape that runs below the warmup",
     ),
-    "unknown mode": ({"warmup_mode": "multipy"}, "schedule.warmup_mode", "expected meet, override, multiply"),
+    "unknown mode": ({"warmup_mode": "multipy"}, "schedule.warmup_mode", "expected meet, override, multiply, blend"),
     "constant to its last step": (
         {"warmup": 5, "warmup_shape": "constant", "warmup_ends_at": "last_step"},
         "schedule.warmup_ends_at", "a constant warmup jumps at the step after it",
@@ -379,3 +388,15 @@ def test_torch_raises_above_the_curve_where_the_override_drops(optimizer: Callab
     np.testing.assert_allclose(ours(WARMUP, RUN), after, rtol=1e-12)
     assert ours.jumps(RUN) == (WARMUP,)
     assert torch.is_tensor(sgd.param_groups[0]["params"][0])
+
+
+def test_only_an_lr_may_start_above_its_peak() -> None:
+    above = Schedule(Constant(), 10, 2.0)
+    with pytest.raises(ConfigError, match=r"of\[1\].warmup_start: expected a number from 0 to 1|no factor is above 1"):
+        Product([Cosine(), above])
+    with pytest.raises(ConfigError, match="high is the highest value"):
+        Schedule(Cosine(), also={"momentum": {"warmup": 10, "warmup_start": 2.0}})
+    with pytest.raises(ConfigError, match="expected a number from 0"):
+        Schedule(Cosine(), 10, -0.1)
+    between = Schedule(Linear(), warmup_start=0.99, **MEETING).check(RUN)
+    assert [found.key for found in between] == ["schedule.warmup_start"]

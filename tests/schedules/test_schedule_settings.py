@@ -183,6 +183,13 @@ def test_numbers_are_found_among_settings() -> None:
     assert highest_settings([{"a": 1.0, "b": 0.0}, {"b": 2.0}]) == {"a": 1.0, "b": 2.0}
 
 
+def test_what_a_hold_leaves_moving_moves_in_other_settings_too() -> None:
+    """YOLO steps its warmup of LR and momentum at each batch, and its scheduler at each epoch."""
+    also = {"momentum": {"warmup": 30, "low": 0.8}}
+    ((_, moved),) = Schedule(Cosine(), 30, also=also, hold=10, hold_part="shape").split_settings()[1]
+    assert moved(range(40), RUN).tolist() == pytest.approx([min(step / 30, 1) for step in range(40)])
+
+
 def test_a_delay_moves_other_settings_with_the_lr() -> None:
     own = {"low": 0.85, "high": 0.95, "inverse": True, "warmup": 10}
     late = Schedule(Cosine(), 10, also={"momentum": own, "beta2": {"low": 0.5}}, delay=7).split_settings()[1]

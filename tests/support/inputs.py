@@ -117,13 +117,14 @@ schedule.warmup=[1] => schedule.warmup: not a duration
 schedule.warmup={a:1} => schedule.warmup: not a duration
 schedule.warmup=true => schedule.warmup: duration
 schedule.warmup=400 => schedule.warmup: the run has only 400
-schedule.warmup_start=2 => schedule.warmup_start: a fraction of the peak LR
 schedule.warmup_start=150% => schedule.warmup_start: a fraction of the peak LR
 schedule.warmup_shape=lineer => schedule.warmup_shape: did you mean linear?
 schedule.warmup_shape=exponential  schedule.warmup_start=0 => schedule.warmup_start: cannot start at 0
 schedule.cooldown=10% => schedule.cooldown: would spend its 40 steps at an LR of 0
 schedule.cooldown_shape=sqrt => schedule.cooldown_shape: expected one of linear, cosine, 1-sqrt
 schedule=constant  schedule.cooldown=10%  schedule.cooldown_shape=exponential => schedule.cooldown_shape: give a floor
+schedule.warmup_start=-1 => schedule.warmup_start: above 1, a multiple of the peak
+schedule.also={weight_decay: {warmup: 9, warmup_start: 2}} => schedule.also.weight_decay.warmup_start: from 0 to 1
 schedule.floor=2 => schedule.floor: a fraction of the peak LR: a number from 0 to 1
 schedule.floor=-0.1 => schedule.floor: a fraction of the peak LR
 schedule.floor='"1e-6 lr"' => schedule.floor: such as 1%
@@ -214,7 +215,7 @@ layers.rules=[{name: a, match: '*', lr: "1e-3"}] => layers.rules[0].lr: it is te
 layers.rules=[{name: a, match: '*', route: moun}] => layers.rules[0].route: optimizer=muon adds one
 layers=layer_decay  layers.foo=3 => layers.foo: it takes decay, min_scale, no_decay
 layers=layer_decay  layers.decai=3 => layers.decai: did you mean layers.decay?
-layers=layer_decay  layers.blocks_per_layer=0 => layers.blocks_per_layer: expected a whole number of at least 1
+layers=layer_decay  layers.blocks_per_layer=x => layers.blocks_per_layer: expected a whole number
 layers=layer_decay  layers.decay=banana => layers.decay: expected a number
 layers=layer_decay  layers.no_decay=5 => layers.no_decay: expected true or false
 layers=gradual_unfreezing  layers.factor=x => layers.factor: expected a number
@@ -607,6 +608,7 @@ RIGHT = r"""
 schedule.floor='1e-6 lr'  schedule.warmup_start='1e-7 lr'  schedule.warmup=5
 schedule.shape_from=start  schedule.warmup_mode=multiply  schedule.hold='1 epoch'  schedule.hold_part=shape
 schedule.shape_length='90_000 steps'  schedule.count_from=1  schedule.rounding=up
+schedule.warmup=9  schedule.warmup_start=3  schedule.shape_from=start  schedule.warmup_mode=blend
 schedule.delay='1 epoch'  schedule.hold='1 epoch'  schedule.warmup='2 epochs'
 seed=1
 optimizer.foreach=true

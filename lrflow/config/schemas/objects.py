@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from lrflow.config.schemas import types as f
 from lrflow.config.schemas.batch_sizes import BatchSizes
 from lrflow.config.schemas.token_facts import TokenFacts
+from lrflow.config.schemas.warmup_start import Start
 from lrflow.errors import ConfigError, Problem, UnknownProblem, did_you_mean
 from lrflow.limits import FROM
 from lrflow.schedules import Curve, Duration
@@ -192,8 +193,8 @@ class Schedule(Node):
     """The curve between warmup and cooldown."""
     warmup: f.Time = NO_TIME
     """Duration of the warmup, such as 500 (steps), 3 epochs or 10%."""
-    warmup_start: f.Level | None = None
-    """Fraction of the peak at step 0, or an LR such as 1e-6 lr; None: 1 / (warmup steps + 1)."""
+    warmup_start: Start | None = None
+    """Fraction of the peak at step 0, or an LR such as 1e-6 lr; above 1, the warmup falls; None: 1 / (steps + 1)."""
     cooldown: f.Time = NO_TIME
     """Duration of the final fall to the floor."""
     floor: f.Level = 0.0
@@ -213,7 +214,7 @@ class Schedule(Node):
     shape_length: f.Interval | None = None
     """Duration from there to the end of the shape, also of more than the run; None: to the cooldown or the end."""
     warmup_mode: Annotated[str, f.one_of(*WARMUP_MODES)] = "meet"
-    """What the warmup is to a shape from the start: it meets the shape, overrides it, or is a factor."""
+    """What the warmup is to a shape from the start: it meets the shape, overrides it, is a factor, or leads into it."""
     warmup_ends_at: Annotated[str, f.one_of(*WARMUP_ENDS)] = "next_step"
     """Step at which the warmup reaches its end: the first one after it, or its last one."""
     count_from: Annotated[

@@ -142,10 +142,10 @@ def _share(sentence: str, below: bool = False, above: bool = False) -> BeforeVal
     def parse(value: Any) -> Any:
         return _parse_share(value, sentence, below, above)
 
-    return BeforeValidator(parse, any_of(limits.number(0, 1, above=above, below=below).json, _SHARE))
+    return BeforeValidator(parse, any_of(limits.number(0, 1, above=above, below=below).json, SHARE))
 
 
-def _level(value: Any) -> Any:
+def level(value: Any) -> Any:
     """Return a level of a schedule: a share of the peak as a float, or an LR as its text."""
     if isinstance(value, str) and AbsoluteLR.parse(value) is not None:
         return value
@@ -202,13 +202,13 @@ def _is_devices(value: Any) -> bool:
 
 _TEXT = {"type": "string", "pattern": r"\S"}
 _ABOVE_0 = limits.number(0, above=True).json
-_SHARE = pattern(rf"\s*{_AMOUNT}\s*%\s*")
+SHARE = pattern(rf"\s*{_AMOUNT}\s*%\s*")
 _DURATION = pattern(time.TEXT, any_case=True)
 
 Text = Annotated[str, expects("text", _is_text, _TEXT)]
 Level = Annotated[
     float | str,
-    BeforeValidator(_level, any_of(limits.number(0, 1).json, _SHARE, pattern(levels.TEXT, any_case=True))),
+    BeforeValidator(level, any_of(limits.number(0, 1).json, SHARE, pattern(levels.TEXT, any_case=True))),
 ]
 PeakShare = Annotated[float, _share(PEAK_SHARE)]
 ShareAboveZero = Annotated[float, _share("a share above 0, such as 0.5 or 50%", above=True)]
@@ -219,7 +219,7 @@ Margin = Annotated[
     expects(
         "a share of what training gains, such as 5%, or a difference of the metric",
         _is_margin,
-        any_of(_ABOVE_0, _SHARE),
+        any_of(_ABOVE_0, SHARE),
     ),
 ]
 Switch = Annotated[bool, expects("true or false", lambda value: isinstance(value, bool), {"type": "boolean"})]
@@ -266,7 +266,7 @@ CountOrShare = Annotated[
 ]
 CountOrNone = Annotated[int, whole(0)]
 PartSize = Annotated[
-    int, parsed_by(_part_size, any_of(limits.whole(0).json, limits.number(0, 1, below=True).json, _SHARE))
+    int, parsed_by(_part_size, any_of(limits.whole(0).json, limits.number(0, 1, below=True).json, SHARE))
 ]
 Workers = Annotated[int, whole(0, limits.MOST_PROCESSES)]
 Fraction = Annotated[float, number(0, 1)]
