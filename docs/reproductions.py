@@ -27,9 +27,9 @@ INTRO = """\
 # Reproductions
 
 {count} published results on learning rates, each measured again on one CPU core in at most a few minutes. {verdicts}.
-The models are small, so a result that does not hold here is not refuted; it does not hold here. Each rule by which a
-result counts as held was written down before the number was computed, and stands beside it; where a section reads an
-earlier benchmark, the benchmark is older than the rule.
+The models are small, so a result that does not hold here is not refuted; it does not hold here. The rule by which a
+result counts as held stands beside it. Rules were written down before the numbers were computed, unless a section says
+otherwise; where a section reads an earlier benchmark, the benchmark is older than the rule.
 
     python -m benchmarks.reproduce            # list them
     python -m benchmarks.reproduce catapult   # measure one again, and write its result

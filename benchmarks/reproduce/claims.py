@@ -32,7 +32,9 @@ def verdict(parts: Sequence[bool], partly: int = 1) -> Held:
 
 @dataclass(frozen=True)
 class Claim:
-    """A published claim, and the rule by which it holds here; both are written before anything is measured.
+    """A published claim, and the rule by which it holds here.
+
+    Both are written before anything is measured; `limits` says so where they were not.
 
     Args:
         title: of the result, a few words.

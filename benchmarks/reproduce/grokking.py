@@ -35,7 +35,10 @@ CLAIM = Claim(
         "its range that over seeds."
     ),
     seconds=80,
-    limits="Which phase a cell is in depends on the length of the run: memorising runs may generalise later.",
+    limits=(
+        "Which phase a cell is in depends on the length of the run: memorising runs may generalise later. The rule was "
+        "written after a pilot with one seed."
+    ),
 )
 RATES, DECAYS = (0.0003, 0.003, 0.03, 0.3, 3.0), (0.0, 0.1, 1.0, 10.0)
 STEPS, SEEDS, EVERY = 1200, 3, 25

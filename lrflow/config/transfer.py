@@ -102,14 +102,15 @@ def _transferred(
         if before.get("weight_decay") and asked.transfers("weight_decay") and traits.is_decoupled(own.node()):
             part = of_weight_decay(ratio, batch, samples)
             found["weight_decay"] = float(f"{before['weight_decay'] * part.value:.6g}")
-            lines.append(
-                f"  {key}.weight_decay {found['weight_decay']:g} instead of {before['weight_decay']:g}: {part.why}"
-            )
+            if part.value != 1:
+                changed = f"{found['weight_decay']:g} instead of {before['weight_decay']:g}"
+                lines.append(f"  {key}.weight_decay {changed}: {part.why}")
             parts.append(part)
         if before.get("betas") and asked.transfers("betas") and traits.mup == "adam":
             part, betas = of_betas(batch), list(before["betas"])
             found["betas"] = [betas[0], float(f"{betas[1] ** part.value:.9g}"), *betas[2:]]
-            lines.append(f"  {key}.betas {found['betas']} instead of {betas}: {part.why}")
+            if part.value != 1:
+                lines.append(f"  {key}.betas {found['betas']} instead of {betas}: {part.why}")
             parts.append(part)
         values |= {f"{key}.{name}": value for name, value in found.items()}
         factors[key] = [part.record() for part in parts]

@@ -62,6 +62,7 @@ class _Facts:
     allowed: float = 1.0  # highest multiplier that was declared: a warmup may fall from above the peak
     lower: bool = False  # whether the curve was declared so that it may stay below the peak
     frozen: int = 0  # steps before its groups train
+    delay: int = 0  # steps before the clock of the schedule begins
     until: int = 0  # step from which its groups no longer train; the length of the run if they train to the end
     jump: tuple[int, float, float] | None = None  # first undeclared jump: step, from, to
     looked_at: int = 0  # number of sampled steps; 0: all
@@ -153,9 +154,10 @@ def _percent(multiplier: float) -> str:
 
 
 def _warmup(facts: _Facts, horizon: Horizon) -> tuple[bool, str]:
-    warmup = facts.warmup - facts.frozen
+    begins = max(facts.frozen, facts.delay)
+    warmup = facts.warmup - begins
     details = f"{warmup:,} of {horizon.steps:,} steps" if warmup else f"no warmup{facts.short_warmup}"
-    return facts.warmup < horizon.steps, f"{details} from step {facts.frozen:,}" if warmup and facts.frozen else details
+    return facts.warmup < horizon.steps, f"{details} from step {begins:,}" if warmup and begins else details
 
 
 def _fits(plan: PlanBase) -> Check:
@@ -221,6 +223,8 @@ def _walk(schedule: Curve, horizon: Horizon) -> _Facts:
     start = schedule.first_step(horizon)
     facts = _Facts(phase.start, getattr(schedule, "floor", 0.0), ends_at_floor, frozen=start, until=until)
     facts.lower, facts.allowed = schedule.may_stay_below, schedule.highest
+    if isinstance(unfrozen, Schedule):
+        facts.delay = unfrozen.delay.steps(horizon.rounding_to(unfrozen.rounding))
     declared = np.unique(np.ceil(np.asarray(list(schedule.jumps(horizon)), dtype=np.float64)))
     facts.declared = int(((declared > 0) & (declared < horizon.steps)).sum())
     marks = (phase.start, phase.stop, facts.frozen, until, *declared)

@@ -192,3 +192,8 @@ def test_only_the_groups_at_fault_are_named(group, custom, horizon):
 )
 def test_a_warmup_of_less_than_a_step_is_none(plan_of, warmup, reported):
     assert detail(plan_of(Schedule(Cosine(), warmup=warmup), Horizon(8)), "warmup shorter than the run") == reported
+
+
+def test_a_delay_is_no_part_of_the_warmup(plan_of):
+    plan = plan_of(Schedule(Cosine(), warmup=20, delay=30), Horizon(100))
+    assert detail(plan, "warmup shorter than the run") == "20 of 100 steps from step 30"
