@@ -91,7 +91,10 @@ def short(words: list[str]) -> list[str]:
     if task == "task=train":
         given += ["fast=true", "data.val_size=40"] if "data=digits" in given else ["fast=true"]
     if "model=resnet" in words and not any(word.startswith("model.width") for word in words):
-        given += ["model.width=4", "model.blocks=[1,1]"]
+        given += [
+            "model.width=4",
+            *([] if any(word.startswith("model.blocks") for word in words) else ["model.blocks=[1,1]"]),
+        ]
     if "model=transformer" in words:
         given = [word for word in given if not word.startswith(("model.width", "model.depth"))]
         given += ["model.width=8", "model.depth=1", "model.heads=2"]

@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen.names:
         console.print(listing(known))
         return 0
-    logging.disable(logging.WARNING)
     for name in known if ALL in chosen.names else chosen.names:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -73,4 +72,5 @@ def told(name: str, record: Record) -> str:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     sys.exit(main())

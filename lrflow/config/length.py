@@ -148,13 +148,14 @@ LEAST_INTERVAL = 0.01
 def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true", most: float = 0.5) -> str | None:
     """Replace durations in steps, epochs and samples by their fractions of the full run, which shrink with the run.
 
-    If the schedule's shape takes its timescale from the warmup, the warmup becomes one step.
+    If the schedule's shape takes its timescale from the warmup, the warmup becomes one step. Of batch sizes the first
+    and the last remain, since a run of two steps has no more.
 
     Args:
         content: config of the short run; changed in place.
         full_run: the same run without `fast=true`; None: it is invalid.
         why: what makes the run short.
-        most: largest share of the run that a duration may be, and after which a batch size may begin; below 0.5, all
+        most: largest share of the run that a duration may be, and where the last batch size begins; below 0.5, all
             durations that are shares are limited.
 
     Returns:
@@ -165,6 +166,8 @@ def shorten(content: DictConfig, full_run: Config | None, why: str = "fast=true"
         least = name == "schedule.warmup" and isinstance(node, DictConfig) and _needs_warmup(node)
         if change := _shorten(node, key, full_run, least, most):
             changes.append(f"{name} {change}")
+    if change := _shorten_batches(_given(content, "schedule"), most):
+        changes.append(f"schedule.batch {change}")
     return f"{why}: the run is shorter, and so are {', '.join(changes)}" if changes else None
 
 
@@ -205,10 +208,6 @@ def _of_schedule(schedule: Any, name: str) -> Iterator[tuple[DictConfig | ListCo
         return
     yield from ((schedule, key, f"{name}.{key}") for key in DURATIONS if key in schedule)
     yield from _of_shape(_given(schedule, "shape"), f"{name}.shape")
-    sizes = _given(schedule, "batch")
-    for index, size in enumerate(sizes if isinstance(sizes, ListConfig) else ()):
-        if isinstance(size, ListConfig) and size:
-            yield size, 0, f"{name}.batch[{index}][0]"
     also = _given(schedule, "also")
     for setting in map(str, also) if isinstance(also, DictConfig) else ():
         yield from _of_schedule(_given(also, setting), f"{name}.also.{setting}")
@@ -226,6 +225,20 @@ def _of_shape(shape: Any, name: str) -> Iterator[tuple[DictConfig | ListConfig, 
         yield from ((shape, key, f"{name}.{key}") for key in own if key in shape)
         for key in map(str, shape):
             yield from _of_shape(_given(shape, key), f"{name}.{key}")
+
+
+def _shorten_batches(schedule: Any, start: float) -> str | None:
+    """Leave the first batch size, and the last one from a share of the run on; return the change."""
+    sizes = _given(schedule, "batch") if isinstance(schedule, DictConfig) else None
+    if not isinstance(sizes, ListConfig) or len(sizes) < 2:
+        return None
+    if not all(isinstance(size, ListConfig) and len(size) == 2 for size in sizes):
+        return None  # the checks report it
+    last = [f"{100 * start:g}%", sizes[-1][1]]
+    if len(sizes) == 2 and str(sizes[-1][0]) == last[0]:
+        return None
+    schedule["batch"] = [list(sizes[0]), last]
+    return f"-> [{', '.join(f'[{begin}, {size}]' for begin, size in schedule['batch'])}]"
 
 
 def _given(node: DictConfig | ListConfig, key: Any) -> Any:
