@@ -6,7 +6,9 @@ import csv
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,7 +134,8 @@ def test_a_file_that_the_service_of_a_killed_run_still_writes_is_read_once_it_is
         shutil.rmtree(tmp_path / "wandb")
         write_file(tmp_path, loss(0, 1, 2))
 
-    monkeypatch.setattr("lrflow.loggers.wandb_history.time.sleep", rest_is_written)
+    own = SimpleNamespace(sleep=rest_is_written, time=time.time, monotonic=time.monotonic)  # other threads sleep too
+    monkeypatch.setattr("lrflow.loggers.wandb_history.time", own)
     write_csv(tmp_path, list(loss(0, 1, 2).items()))
     assert [step for step, _ in logged([(3, {"loss": 0.375})], Experiment())] == [3]
     assert len(written) == 1

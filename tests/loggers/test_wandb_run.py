@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def test_a_run_is_described_whole(folder: RunFolder) -> None:
     notes = "Batch of 64."
     loggers = build_loggers(settings(notes=notes, tags=["mine"], artifacts=True), folder.path, lambda: ABOUT)
-    describe_run(loggers, folder.path, {"samples": 64.0})
+    describe_run(loggers, folder.path, {"samples": lambda steps: 64.0 * steps})
     log_rows(loggers[0], ["train/loss", "val/acc", "lr/all"], [[0, 2.0, 0.5, 0.1], [1, 1.5, 0.75, 0.1]])
     log_rows(loggers[0], ["train/loss", "val/acc", "lr/all"], [[2, 3.0, 0.25, 0.1]])
     close_loggers(loggers, Outcome.from_error(DivergedError("the loss is inf"), steps=3, planned=9, seconds=1.234))
