@@ -22,7 +22,7 @@ from rich.console import Console
 
 from benchmarks.reproduce.claims import VERDICTS, Record, claim, names, run
 from lrflow.display import Grid
-from lrflow.errors import did_you_mean
+from lrflow.errors import LrflowError, did_you_mean
 from lrflow.wording import duration, number
 
 ALL = "all"
@@ -45,9 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(listing(known))
         return 0
     for name in known if ALL in chosen.names else chosen.names:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            record = run(name, chosen.fast)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                record = run(name, chosen.fast)
+        except LrflowError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return error.exit_code
         console.print(told(name, record), markup=False, soft_wrap=True)
         if not chosen.fast:
             record.write(name)

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
 from benchmarks.reproduce.grids import ends as ends_of
-from benchmarks.reproduce.measure import interval, vertex
+from benchmarks.reproduce.measure import exponent
 from lrflow.config.packages import trust_packages
 from lrflow.data import FashionMNIST
 from lrflow.data.module import Examples
@@ -88,24 +88,14 @@ def reproduce(fast: bool = False) -> Result:
     trust_packages(["benchmarks"])
     seeds, sizes, epochs = (2, (300, 600), 2) if fast else (3, SIZES, EPOCHS)
     ends = np.stack([losses(size, seeds, epochs) for size in sizes])  # [sizes, seeds, weight decays]
-    x = np.log2(sizes)
-
-    def best(drawn: np.ndarray) -> np.ndarray:
-        return np.log2([vertex(DECAYS, np.nanmean(of_size[drawn], 0)) for of_size in ends])
-
-    def exponent(drawn: np.ndarray) -> float:
-        return float(np.polyfit(x, best(drawn), 1)[0])
-
-    everything = np.arange(seeds)
-    number, (low, high) = exponent(everything), interval(seeds, exponent)
-    found = 2 ** best(everything)
+    found, number, (low, high) = exponent(sizes, DECAYS, ends)
     epochs_of = [1 / (LR * decay * size / BATCH) for decay, size in zip(found, sizes, strict=True)]
     rows: list[dict[str, Any]] = [
         {
             "examples": f"{size:,}",
             "best weight decay": float(decay),
             "timescale in epochs": epochs_of[row],
-            "loss there": float(np.exp(np.interp(np.log2(decay), np.log2(DECAYS), np.log(np.nanmean(ends[row], 0))))),
+            "loss there": _at(ends[row], decay),
             "at the first's weight decay": _at(ends[row], found[0]),
             "at the first's timescale": _at(ends[row], found[0] * sizes[0] / size),
         }

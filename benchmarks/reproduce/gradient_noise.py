@@ -8,7 +8,7 @@ import numpy as np
 
 import lrflow
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
-from benchmarks.reproduce.grids import population
+from benchmarks.reproduce.grids import DIGITS, population
 from benchmarks.reproduce.measure import interval, scratch
 from lrflow.history import read_history
 from lrflow.sweeps.results import TrialResult
@@ -46,18 +46,7 @@ EVERY = {8: 3, 32: 1, 64: 1, 128: 1}
 """Steps between two validations per batch: one, or at most a fortieth of what the best LR needs."""
 RATES = 2.0 ** np.arange(-5, 2)
 TARGET = 0.2
-WORDS = (
-    "data=digits",
-    "data.val_size=400",
-    "data.drop_last=true",
-    "model=mlp",
-    "model.widths=[64]",
-    "model.dropout=0",
-    "optimizer=sgd",
-    "optimizer.weight_decay=0",
-    "layers=uniform",
-    "schedule=constant",
-)
+WORDS = (*DIGITS, "optimizer=sgd", "schedule=constant")
 
 
 def steps_to(target: float, run: TrialResult) -> float:

@@ -12,7 +12,14 @@ import numpy as np
 import lrflow
 from benchmarks.reproduce.claims import Line
 from benchmarks.reproduce.measure import BARE, QUIET, interval, scratch
+from lrflow.errors import LrflowError
 from lrflow.sweeps.results import TrialResult
+
+DIGITS = (
+    "data=digits", "data.val_size=400", "data.drop_last=true", "model=mlp", "model.widths=[64]", "model.dropout=0",
+    "optimizer.weight_decay=0", "layers=uniform",
+)  # fmt: skip
+"""Overrides of a perceptron that learns the digits; the optimizer and the schedule are added."""
 
 
 @contextmanager
@@ -35,7 +42,7 @@ def population(*words: str, over: Mapping[str, Sequence[object]]) -> Iterator[np
         array = np.empty(shape, dtype=object)
         for number, at in enumerate(np.ndindex(*shape)):
             if number not in runs:
-                raise RuntimeError(f"run {number} of the grid failed")
+                raise LrflowError(f"run {number} of the grid failed")
             array[at] = runs[number]
         yield array
 
@@ -46,7 +53,7 @@ def values(runs: np.ndarray, metric: str = "val/loss") -> np.ndarray:
     def value(run: TrialResult) -> float:
         found = run.value(metric)
         if found is None:
-            raise RuntimeError(f"run {run.number} did not finish: {run.error}")
+            raise LrflowError(f"run {run.number} did not finish: {run.error}")
         return found
 
     return np.vectorize(value, otypes=[float])(runs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -79,3 +79,24 @@ def interval(
     values = [value(rng.integers(count, size=count)) for _ in range(DRAWS)]
     low, high = np.quantile(values, ((1 - share) / 2, (1 + share) / 2))
     return float(low), float(high)
+
+
+def exponent(
+    sizes: Sequence[float], rates: np.ndarray, losses: np.ndarray
+) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """Return the best LR of each size, the exponent with which it follows the sizes, and that of resampled seeds.
+
+    Args:
+        sizes: of batches, data or runs.
+        rates: rising LRs, or other values of which one is best.
+        losses: [sizes, seeds, rates].
+    """
+
+    def vertices(drawn: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return np.array([vertex(rates, np.nanmean(of_size[drawn], 0)) for of_size in losses])
+
+    def slope(best: np.ndarray) -> float:
+        return float(np.polyfit(np.log2(sizes), np.log2(best), 1)[0])
+
+    best = vertices()
+    return best, slope(best), interval(losses.shape[1], lambda drawn: slope(vertices(drawn)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
+from benchmarks.reproduce.grids import DIGITS
 from benchmarks.reproduce.grids import ends as ends_of
 from benchmarks.reproduce.measure import interval
 
@@ -38,19 +39,7 @@ CLAIM = Claim(
 REFERENCE, BETA2 = 16, 0.95
 BATCHES = (1, 16)
 RATES = 2.0 ** np.arange(-12, -3)
-WORDS = (
-    "data=digits",
-    "data.val_size=400",
-    "data.drop_last=true",
-    "model=mlp",
-    "model.widths=[64]",
-    "model.dropout=0",
-    "optimizer=adam",
-    "optimizer.weight_decay=0",
-    "layers=uniform",
-    "schedule=linear",
-    "schedule.warmup=0%",
-)
+WORDS = (*DIGITS, "optimizer=adam", "schedule=linear", "schedule.warmup=0%")
 
 
 def losses(batch: int, beta2: Sequence[float], seeds: int, epochs: int) -> np.ndarray:

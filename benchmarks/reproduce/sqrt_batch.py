@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.reproduce.claims import Claim, Line, Picture, Result, verdict
+from benchmarks.reproduce.grids import DIGITS
 from benchmarks.reproduce.grids import ends as ends_of
-from benchmarks.reproduce.measure import interval, vertex
+from benchmarks.reproduce.measure import exponent
 
 CLAIM = Claim(
     title="The root of the batch, for Adam",
@@ -31,19 +32,7 @@ CLAIM = Claim(
 REFERENCE, BETAS, EPS = 16, (0.9, 0.98), 1e-8
 BATCHES = (4, 16, 64)
 RATES = 2.0 ** np.arange(-12, -4)
-WORDS = (
-    "data=digits",
-    "data.val_size=400",
-    "data.drop_last=true",
-    "model=mlp",
-    "model.widths=[64]",
-    "model.dropout=0",
-    "optimizer=adam",
-    "optimizer.weight_decay=0",
-    "layers=uniform",
-    "schedule=linear",
-    "schedule.warmup=0%",
-)
+WORDS = (*DIGITS, "optimizer=adam", "schedule=linear", "schedule.warmup=0%")
 
 
 def losses(batch: int, seeds: int, epochs: int, scaled: bool = True) -> np.ndarray:
@@ -61,17 +50,8 @@ def reproduce(fast: bool = False) -> Result:
     """Train all batches and LRs; the miniature has two batches and one epoch."""
     seeds, batches, epochs = (2, (16, 64), 1) if fast else (3, BATCHES, 6)
     ends = np.stack([losses(batch, seeds, epochs) for batch in batches])  # [batches, seeds, LRs]
-    x = np.log2(batches)
-
-    def best(drawn: np.ndarray) -> np.ndarray:
-        return np.log2([vertex(RATES, np.nanmean(of_batch[drawn], 0)) for of_batch in ends])
-
-    def exponent(drawn: np.ndarray) -> float:
-        return float(np.polyfit(x, best(drawn), 1)[0])
-
-    everything = np.arange(seeds)
-    number, (low, high) = exponent(everything), interval(seeds, exponent)
-    vertices = best(everything)
+    best, number, (low, high) = exponent(batches, RATES, ends)
+    vertices = np.log2(best)
     mean = np.log(np.nanmean(ends, 1))
     start = vertices[batches.index(REFERENCE)]
     rows, excess = list[dict[str, str | float | None]](), []

@@ -14,7 +14,8 @@ import pytest
 from benchmarks.reproduce import claims
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce.claims import VERDICTS, Record, Result
-from benchmarks.reproduce.measure import interval, vertex
+from benchmarks.reproduce.measure import exponent, interval, vertex
+from lrflow.errors import LrflowError
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FAST = ("catapult", "forecast", "grokking", "lr_horizon", "mup_width", "schedule_free")
@@ -99,3 +100,25 @@ def test_best_lrs_and_intervals() -> None:
     low, high = interval(100, lambda drawn: float(drawn.mean()))
     assert low == pytest.approx(49.5 - 1.96 * 2.9, abs=1)
     assert high == pytest.approx(49.5 + 1.96 * 2.9, abs=1)
+
+
+def test_the_exponent_of_the_best_lrs_over_sizes() -> None:
+    """The best LR is 0.03 times the root of the size for one seed, and 4 times that for the other."""
+    rates, sizes = 2.0 ** np.arange(-10, 5), (1, 4, 16)
+    best = np.array([[factor * 0.03 * size**0.5 for factor in (1, 4)] for size in sizes])
+    losses = np.exp((np.log2(rates) - np.log2(best[..., None])) ** 2 / 50)
+    of_first, number, (low, high) = exponent(sizes, rates, losses[:, :1])
+    assert of_first == pytest.approx(best[:, 0])
+    assert (number, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    of_both, number, _ = exponent(sizes, rates, losses)
+    assert of_both == pytest.approx(2 * best[:, 0], rel=0.1)
+    assert number == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_run_that_fails_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(name: str, fast: bool) -> Record:
+        raise LrflowError("run 3 of the grid failed")
+
+    monkeypatch.setattr("benchmarks.reproduce.__main__.run", fail)
+    assert main(["catapult"]) == 1
+    assert capsys.readouterr().err == "catapult: run 3 of the grid failed\n"
